@@ -1,0 +1,118 @@
+"""Verbena: an RDMA fabric in software.
+
+The public API.  `open_device` gives an adapter on a UDP socket (RoCEv2), `VirtualNetwork` adapters in simulated time;
+everything else is reached from the `Context` that they return.
+"""
+
+from verbena import _pure
+
+if _pure.pure_wanted():
+    _pure.install()
+
+from verbena.adapter.attributes import (
+    AdapterAttributes,
+    AddressVector,
+    DeviceAttributes,
+    Endpoint,
+    PortAttributes,
+    QPAttributes,
+    QPCapabilities,
+)
+from verbena.adapter.channel_adapter import AsyncEvent
+from verbena.adapter.gid import Gid
+from verbena.errors import (
+    ClosedError,
+    CompletionError,
+    CompletionStatus,
+    ConnectError,
+    ConnectionLost,
+    ConnectionRefused,
+    ConnectionTimeout,
+    DeadlockError,
+    FabricFileError,
+    InvalidAttributeError,
+    InvalidStateError,
+    QueueFullError,
+    ResourceError,
+    SystemLimitError,
+    VerbenaError,
+    VerbError,
+)
+from verbena.memory.access import Access
+from verbena.runtime.pairs import ConnectedPair, connected_pair
+from verbena.runtime.virtual import VirtualNetwork
+from verbena.runtime.wires import Burst, FaultInjector, Faults, PcapTap, Tracer, Wire
+from verbena.transport.kinds import (
+    AckPolicy,
+    AsyncEventType,
+    CompletionFlags,
+    CompletionOpcode,
+    QPState,
+    QPType,
+    SendFlags,
+    WROpcode,
+)
+from verbena.transport.work import CompletionQueueEntry, RecvRequest, ScatterGatherEntry, WorkRequest
+from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.context import Context
+from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.queue_pair import QueuePair
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Access",
+    "AckPolicy",
+    "AdapterAttributes",
+    "AddressHandle",
+    "AddressVector",
+    "AsyncEvent",
+    "AsyncEventType",
+    "Burst",
+    "ClosedError",
+    "CompletionError",
+    "CompletionFlags",
+    "CompletionOpcode",
+    "CompletionQueue",
+    "CompletionQueueEntry",
+    "CompletionStatus",
+    "ConnectError",
+    "ConnectedPair",
+    "ConnectionLost",
+    "ConnectionRefused",
+    "ConnectionTimeout",
+    "Context",
+    "DeadlockError",
+    "DeviceAttributes",
+    "Endpoint",
+    "FabricFileError",
+    "FaultInjector",
+    "Faults",
+    "Gid",
+    "InvalidAttributeError",
+    "InvalidStateError",
+    "MemoryRegion",
+    "PcapTap",
+    "PortAttributes",
+    "ProtectionDomain",
+    "QPAttributes",
+    "QPCapabilities",
+    "QPState",
+    "QPType",
+    "QueueFullError",
+    "QueuePair",
+    "RecvRequest",
+    "ResourceError",
+    "ScatterGatherEntry",
+    "SendFlags",
+    "SharedReceiveQueue",
+    "SystemLimitError",
+    "Tracer",
+    "VerbError",
+    "VerbenaError",
+    "VirtualNetwork",
+    "WROpcode",
+    "Wire",
+    "WorkRequest",
+    "connected_pair",
+]

@@ -1,0 +1,121 @@
+"""What an adapter can do, and how it is set: the values that the query verbs return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from verbena.adapter.gid import Gid
+from verbena.memory.access import Access
+from verbena.transport.kinds import QPState, QPType
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAttributes:
+    """An adapter's limits (IBA vol. 1, 11.2.1.2).  `node_guid` is EUI-64; sizes are counts unless named otherwise."""
+
+    name: str = "verbena0"
+    node_guid: int = 0
+    fw_ver: str = ""
+    max_qp: int = 65_000
+    max_qp_wr: int = 16_384
+    max_sge: int = 16
+    max_inline: int = 1_024
+    max_cq: int = 65_000
+    max_cqe: int = 4_194_304
+    max_mr: int = 65_535
+    max_mr_size: int = 1 << 40
+    max_pd: int = 65_535
+    max_ah: int = 60_000
+    max_srq: int = 4_096
+    max_srq_wr: int = 65_536
+    max_qp_rd_atom: int = 128
+    max_qp_init_rd_atom: int = 128
+    max_pkeys: int = 1
+    phys_port_cnt: int = 1
+    atomic_cap: str = "ATOMIC_HCA"
+    completion_handlers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterAttributes:
+    """What `Query RNIC` (document 001, paragraph 31) tells: how many completion handlers may be registered."""
+
+    completion_handlers: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortAttributes:
+    """A port's properties (IBA vol. 1, 11.2.1.3).  MTUs in bytes."""
+
+    state: str
+    max_mtu: int
+    active_mtu: int
+    gid_tbl_len: int
+    pkey_tbl_len: int
+    lid: int = 0
+    sm_lid: int = 0
+    lmc: int = 0
+    link_layer: str = "Ethernet"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressVector:
+    """Where packets go: the peer's GID, and how the network shall treat them (IBA vol. 1, 11.2.2.1).
+
+    hop_limit: 1..255.  traffic_class: 0..255, the IP header's DSCP and ECN.  flow_label: 20 bits.  sl: 0..15.
+    """
+
+    gid: Gid
+    sgid_index: int = 0
+    hop_limit: int = 64
+    traffic_class: int = 0
+    flow_label: int = 0
+    sl: int = 0
+    port_num: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What two programs exchange to connect their queue pairs by hand."""
+
+    gid: Gid
+    qp_num: int
+    psn: int
+    lid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QPCapabilities:
+    """Sizes of a queue pair, fixed when it is created."""
+
+    max_send_wr: int = 128
+    max_recv_wr: int = 128
+    max_send_sge: int = 4
+    max_recv_sge: int = 4
+    max_inline: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QPAttributes:
+    """What Query QP tells (IBA vol. 1, 11.2.4.3; names as in `struct ibv_qp_attr`)."""
+
+    qp_num: int
+    qp_type: QPType
+    state: QPState
+    capabilities: QPCapabilities
+    access_flags: Access = Access.NONE
+    port_num: int = 0
+    pkey_index: int = 0
+    qkey: int = 0
+    path_mtu: int = 0
+    dest_qp_num: int = 0
+    rq_psn: int = 0
+    sq_psn: int = 0
+    max_rd_atomic: int = 0
+    max_dest_rd_atomic: int = 0
+    min_rnr_timer: int = 0
+    timeout: int = 0
+    retry_cnt: int = 0
+    rnr_retry: int = 0
+    ah_attr: AddressVector | None = None
+    completion_handlers: tuple[int | None, int | None] = field(default=(None, None))

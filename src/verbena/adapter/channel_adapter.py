@@ -1,0 +1,352 @@
+"""The channel adapter: one port, its tables, its queue pairs and completion queues, its events.
+
+It owns the transport engine and knows nothing of sockets or of what moves time on: whoever runs it (a driver in
+`runtime`) sets `on_work`, feeds bursts to the engine, sends the bursts that it makes, and calls `dispatch` when the
+engine has reports.  All calls may come from any thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from verbena.adapter import states
+from verbena.adapter.attributes import AddressVector, DeviceAttributes, PortAttributes, QPCapabilities
+from verbena.adapter.gid import Gid
+from verbena.clock import Clock
+from verbena.errors import InvalidAttributeError, InvalidStateError, ResourceError
+from verbena.memory.table import RegionTable
+from verbena.transport.engine import Engine
+from verbena.transport.kinds import AckPolicy, AsyncEventType, QPState, QPType
+
+if TYPE_CHECKING:
+    from random import Random
+
+REPORT_CQ = 0
+TIMEOUT_UNIT_NS = 4096  # IBA vol. 1, 9.7.6.1.3: 4.096 us * 2^n
+FULL_MEMBER = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncEvent:
+    """An asynchronous event (IBA vol. 1, 11.6.3): its type, and the number of the object it is about.
+
+    `qp_num` for events of queue pairs, `cq` for completion queues, `srq` for shared receive queues; `source` is the
+    object itself where the program still holds it.
+    """
+
+    type: AsyncEventType
+    qp_num: int | None = None
+    cq: int | None = None
+    srq: int | None = None
+    source: Any = None
+
+
+class ChannelAdapter:
+    """A channel adapter with one port.
+
+    own_gid: the port's GID, also where the adapter is reached.  clock, random: the only time and chance that it uses.
+    udp_port: RoCEv2's destination port.  active_mtu: the largest path MTU, 256 to 4096 bytes.  window_bytes: how much
+    one queue pair may have in flight.  lock: an RLock where several threads work, None otherwise.
+    """
+
+    def __init__(
+        self,
+        own_gid: Gid,
+        limits: DeviceAttributes,
+        *,
+        clock: Clock,
+        random: Random,
+        udp_port: int = 4791,
+        active_mtu: int = 4096,
+        window_bytes: int = 1 << 20,
+        ack_policy: AckPolicy = AckPolicy.COALESCED,
+        lock: Any = None,
+    ) -> None:
+        self.gid = own_gid
+        self.gids = (own_gid,)
+        self.pkeys = (FULL_MEMBER,)
+        self.clock = clock
+        self.random = random
+        self.udp_port = udp_port
+        self.active_mtu = active_mtu
+        self.ack_policy = ack_policy
+        guid = 0x02_00_00 << 40 | 0xFFFE << 24 | int.from_bytes(own_gid.raw[-3:], "big")
+        self.limits = replace(limits, node_guid=limits.node_guid or guid)
+        self.regions = RegionTable(limits.max_mr, random)
+        self.engine: Any = Engine(
+            self.regions,
+            own_gid.raw,
+            udp_port,
+            limits.max_qp + 16,
+            limits.max_cq,
+            limits.max_qp + limits.max_srq,
+            limits.max_ah + limits.max_qp,
+            window_bytes,
+            lock=lock,
+        )
+        self.on_work: Callable[[], None] = lambda: None
+        self.cq_sinks: dict[int, Callable[[], None]] = {}
+        self.event_sink: Callable[[AsyncEvent], None] | None = None
+        self.events: deque[AsyncEvent] = deque(maxlen=65_536)
+        self._domains = 0
+        self._next_domain = 0
+        self._vectors: dict[int, AddressVector] = {}
+        self._pkey_index: dict[int, int] = {}
+
+    # --- reports ------------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Hand the engine's reports to those who wait for them."""
+        for kind, a, b in self.engine.reports():
+            if kind == REPORT_CQ:
+                if sink := self.cq_sinks.get(a):
+                    sink()
+                continue
+            event = self._event(AsyncEventType(a), b)
+            if self.event_sink is not None:
+                self.event_sink(event)
+            else:
+                self.events.append(event)
+
+    def _event(self, kind: AsyncEventType, index: int) -> AsyncEvent:
+        if kind is AsyncEventType.CQ_ERR:
+            return AsyncEvent(kind, cq=index)
+        if kind is AsyncEventType.SRQ_LIMIT_REACHED:
+            return AsyncEvent(kind, srq=index)
+        return AsyncEvent(kind, qp_num=index)
+
+    # --- protection domains -------------------------------------------------------------------------------
+
+    def alloc_pd(self) -> int:
+        """A new protection domain's number."""
+        if self._domains >= self.limits.max_pd:
+            raise ResourceError(f"all {self.limits.max_pd} protection domains are in use: close one")
+        self._domains += 1
+        self._next_domain += 1
+        return self._next_domain
+
+    def free_pd(self, domain: int) -> None:
+        self._domains -= 1
+
+    # --- queue pairs --------------------------------------------------------------------------------------
+
+    def check_capabilities(self, caps: QPCapabilities) -> None:
+        """Raise `InvalidAttributeError` unless the adapter can make queues of these sizes."""
+        limits = self.limits
+        for name, value, low, high in (
+            ("max_send_wr", caps.max_send_wr, 1, limits.max_qp_wr),
+            ("max_recv_wr", caps.max_recv_wr, 0, limits.max_qp_wr),
+            ("max_send_sge", caps.max_send_sge, 0, limits.max_sge),
+            ("max_recv_sge", caps.max_recv_sge, 0, limits.max_sge),
+            ("max_inline", caps.max_inline, 0, limits.max_inline),
+        ):
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InvalidAttributeError(f"{name} = {value!r}: this adapter takes {low} to {high}")
+
+    def create_qp(
+        self,
+        service: QPType,
+        domain: int,
+        send_cq: int,
+        recv_cq: int,
+        caps: QPCapabilities,
+        *,
+        shared_queue: int | None = None,
+        all_signaled: bool = False,
+        fixed_number: int = 0,
+    ) -> tuple[int, int]:
+        """Create a queue pair in RESET; returns its index and its 24-bit number (IBA vol. 1, 11.2.4.1)."""
+        self.check_capabilities(caps)
+        engine = self.engine
+        with engine:
+            queue = shared_queue
+            if queue is None:
+                queue = engine.make_recv_queue(max(1, caps.max_recv_wr), caps.max_recv_sge, domain, False)
+            try:
+                index, number = engine.make_qp(
+                    int(service),
+                    domain,
+                    send_cq,
+                    recv_cq,
+                    queue,
+                    caps.max_send_wr,
+                    caps.max_send_sge,
+                    caps.max_inline,
+                    fixed_number,
+                )
+            except ResourceError:
+                if shared_queue is None:
+                    engine.free_recv_queue(queue)
+                raise
+            engine.set_attribute(index, "all_signaled", all_signaled)
+            engine.set_attribute(index, "ack_each", self.ack_policy is AckPolicy.PER_PACKET)
+        return int(index), int(number)
+
+    def destroy_qp(self, index: int, own_queue: int | None) -> None:
+        """Free a queue pair, and its receive queue unless that is shared."""
+        with self.engine:
+            self.engine.free_qp(index)
+            if own_queue is not None:
+                self.engine.free_recv_queue(own_queue)
+        self._vectors.pop(index, None)
+        self._pkey_index.pop(index, None)
+
+    def state(self, index: int) -> QPState:
+        return QPState(self.engine.get_state(index))
+
+    def modify_qp(self, index: int, service: QPType, target: QPState | None, given: dict[str, Any]) -> None:
+        """Move a queue pair to another state, or change attributes within its own (IBA vol. 1, 11.2.4.2).
+
+        All is checked before anything changes.  Raises `InvalidStateError`, `InvalidAttributeError`.
+        """
+        engine = self.engine
+        with engine:
+            current = self.state(index)
+            target = current if target is None else QPState(target)
+            states.check(service, current, target, given)
+            for name, value in given.items():
+                states.check_value(name, value)
+            self._check_against_port(given)
+            self._apply(index, service, given)
+            if target is QPState.ERR:
+                engine.fail_qp(index)
+            elif target is QPState.RESET:
+                engine.clear(index)
+                self._vectors.pop(index, None)
+            elif target is not current:
+                self._enter(index, service, current, target)
+        self.on_work()
+
+    def _check_against_port(self, given: dict[str, Any]) -> None:
+        if given.get("port_num", 1) != 1:
+            raise InvalidAttributeError(f"port_num = {given['port_num']}: this adapter has port 1 only")
+        if given.get("pkey_index", 0) >= len(self.pkeys):
+            raise InvalidAttributeError(
+                f"pkey_index = {given['pkey_index']}: the P_Key table has {len(self.pkeys)} entries"
+            )
+        if given.get("path_mtu", 0) > self.active_mtu:
+            raise InvalidAttributeError(
+                f"path_mtu = {given['path_mtu']}: the port's active MTU is {self.active_mtu}"
+            )
+        for name, limit in (
+            ("max_rd_atomic", self.limits.max_qp_init_rd_atom),
+            ("max_dest_rd_atomic", self.limits.max_qp_rd_atom),
+        ):
+            if given.get(name, 0) > limit:
+                raise InvalidAttributeError(f"{name} = {given[name]}: this adapter has at most {limit}")
+        if "ah_attr" in given:
+            self.check_vector(given["ah_attr"])
+
+    def check_vector(self, vector: Any) -> None:
+        """Raise `InvalidAttributeError` unless this is an address vector that the port can use."""
+        if not isinstance(vector, AddressVector):
+            raise InvalidAttributeError(f"an AddressVector is needed, not {type(vector).__name__}")
+        if vector.sgid_index >= len(self.gids):
+            raise InvalidAttributeError(
+                f"sgid_index = {vector.sgid_index}: the GID table has {len(self.gids)} entries"
+            )
+        if vector.gid.is_ip4 != self.gid.is_ip4:
+            raise InvalidAttributeError(
+                f"the adapter's address is {self.gid.ip}, the destination's {vector.gid.ip}: "
+                "both must be IPv4, or both IPv6"
+            )
+        if not 1 <= vector.hop_limit <= 255 or not 0 <= vector.traffic_class <= 255:
+            raise InvalidAttributeError("hop_limit is 1 to 255, traffic_class 0 to 255")
+        if vector.port_num != 1:
+            raise InvalidAttributeError(f"port_num = {vector.port_num}: this adapter has port 1 only")
+
+    def make_path(self, vector: AddressVector) -> int:
+        """A path for an address vector; give it back with `engine.free_path`."""
+        with self.engine:
+            return int(
+                self.engine.make_path(
+                    vector.gid.raw, vector.hop_limit, vector.traffic_class, vector.flow_label
+                )
+            )
+
+    def _apply(self, index: int, service: QPType, given: dict[str, Any]) -> None:
+        put = self.engine.set_attribute
+        plain = {
+            "qkey": "qkey",
+            "access_flags": "access",
+            "path_mtu": "mtu",
+            "dest_qp_num": "destination",
+            "rq_psn": "expected_psn",
+            "sq_psn": "send_psn",
+            "max_rd_atomic": "max_rd_atomic",
+            "max_dest_rd_atomic": "max_dest_rd_atomic",
+            "min_rnr_timer": "min_rnr_code",
+            "retry_cnt": "retry_count",
+            "rnr_retry": "rnr_retry",
+        }
+        for name, value in given.items():
+            if name in plain:
+                put(index, plain[name], int(value))
+            elif name == "timeout":
+                put(index, "timeout_ns", TIMEOUT_UNIT_NS << value if value else 0)
+            elif name == "pkey_index":
+                put(index, "pkey", self.pkeys[value])
+                self._pkey_index[index] = value
+            elif name == "ah_attr":
+                put(index, "path", self.make_path(value))
+                self._vectors[index] = value
+
+    def _enter(self, index: int, service: QPType, current: QPState, target: QPState) -> None:
+        engine = self.engine
+        if target is QPState.RTR:
+            if service is QPType.UD:
+                engine.set_attribute(index, "mtu", self.active_mtu)
+            engine.set_responder(index, engine.attributes(index)["max_dest_rd_atomic"])
+        engine.set_state(index, int(target))
+        if target is QPState.SQD:
+            engine.drain(index)
+        elif target is QPState.RTS:
+            engine.resume(index)
+
+    def query_qp(self, index: int) -> dict[str, Any]:
+        """The attributes that a queue pair was given."""
+        with self.engine:
+            found = self.engine.attributes(index)
+        timeout = int(found["timeout_ns"]) // TIMEOUT_UNIT_NS
+        return {
+            "access_flags": found["access"],
+            "port_num": 1,
+            "pkey_index": self._pkey_index.get(index, 0),
+            "qkey": found["qkey"],
+            "path_mtu": found["mtu"],
+            "dest_qp_num": found["destination"],
+            "rq_psn": found["expected_psn"],
+            "sq_psn": found["send_psn"],
+            "max_rd_atomic": found["max_rd_atomic"],
+            "max_dest_rd_atomic": found["max_dest_rd_atomic"],
+            "min_rnr_timer": found["min_rnr_code"],
+            "timeout": timeout.bit_length() - 1 if timeout else 0,
+            "retry_cnt": found["retry_count"],
+            "rnr_retry": found["rnr_retry"],
+            "ah_attr": self._vectors.get(index),
+        }
+
+    # --- the port -----------------------------------------------------------------------------------------
+
+    def port_attributes(self, number: int) -> PortAttributes:
+        """Raises `InvalidAttributeError` for a port that the adapter has not."""
+        if number != 1:
+            raise InvalidAttributeError(f"port {number}: this adapter has port 1 only")
+        return PortAttributes(
+            state="ACTIVE",
+            max_mtu=4096,
+            active_mtu=self.active_mtu,
+            gid_tbl_len=len(self.gids),
+            pkey_tbl_len=len(self.pkeys),
+        )
+
+    def require_idle_cq(self, index: int) -> None:
+        """Raise `InvalidStateError` while queue pairs complete to a completion queue."""
+        users = self.engine.cq_users(index)
+        if users:
+            raise InvalidStateError(
+                f"{users} work queues still complete to this completion queue: close their queue pairs first"
+            )

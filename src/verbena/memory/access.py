@@ -1,0 +1,19 @@
+"""Access rights of memory regions, in the values that Linux' verbs use."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+
+class Access(IntFlag):
+    """What may be done to a region (IBA vol. 1, 10.6.3.1).  Local reading is always allowed.
+
+    REMOTE_WRITE and REMOTE_ATOMIC need LOCAL_WRITE.
+    """
+
+    NONE = 0
+    LOCAL_WRITE = 1
+    REMOTE_WRITE = 2
+    REMOTE_READ = 4
+    REMOTE_ATOMIC = 8
+    WINDOW_BIND = 16

@@ -1,0 +1,55 @@
+# C types of transport/core.py.
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from verbena.transport.tables cimport Answer, CompletionRing, Cqe, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge, Tables
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_mutexattr_t:
+        pass
+    int PTHREAD_MUTEX_RECURSIVE
+    int pthread_mutexattr_init(pthread_mutexattr_t *)
+    int pthread_mutexattr_settype(pthread_mutexattr_t *, int)
+    int pthread_mutex_init(pthread_mutex_t *, pthread_mutexattr_t *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_trylock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+
+cdef class Core(Tables):
+    cdef pthread_mutex_t mutex
+    cdef object _lock
+    cdef uint32_t burst_segment  # of the burst just made: bytes of each packet but the last
+    cdef uint32_t burst_packets
+    cdef int32_t burst_path
+    cdef public uint32_t burst_limit  # packets of a burst at most
+
+    cdef void acquire(self)
+    cdef void release(self)
+    cdef void enlist(self, QueuePair *q) noexcept nogil
+    cdef void schedule(self, QueuePair *q, uint64_t when) noexcept nogil
+    cdef void unschedule(self, QueuePair *q) noexcept nogil
+    cdef QueuePair *next_due(self, uint64_t now) noexcept nogil
+    cdef uint64_t earliest(self) noexcept nogil
+    cdef QueuePair *next_ready(self) noexcept nogil
+    cdef void sift_up(self, uint32_t i, uint64_t when, int32_t index) noexcept nogil
+    cdef void sift_down(self, uint32_t i, uint64_t when, int32_t index) noexcept nogil
+    cdef void report(self, int32_t kind, int32_t a, int32_t b) noexcept nogil
+    cdef bint push(self, int32_t cq, Cqe *entry, bint solicited) noexcept nogil
+    cdef void complete_send(self, QueuePair *q, int status) noexcept nogil
+    cdef void complete_recv(self, QueuePair *q, int status, int opcode, uint64_t length, int flags,
+                            uint32_t immediate, uint32_t source_qpn, bint solicited) noexcept nogil
+    cdef bint take_receive(self, QueuePair *q) noexcept nogil
+    cdef void fail(self, QueuePair *q) noexcept nogil
+    cdef void flush(self, QueuePair *q) noexcept nogil
+    cdef void flush_send(self, QueuePair *q) noexcept nogil
+    cdef bint can_gather(self, QueuePair *q, uint32_t place, uint32_t access) noexcept nogil
+    cdef bint gather(self, QueuePair *q, uint32_t place, uint64_t offset, uint8_t *to, size_t at,
+                     size_t n) noexcept nogil
+    cdef bint scatter(self, int32_t domain, Sge *sge, uint32_t first, uint32_t sges, uint64_t offset,
+                      uint8_t *source, size_t at, size_t n) noexcept nogil
+
+cdef SendWqe *send_at(QueuePair *q, uint32_t place) noexcept nogil
+cdef RecvWqe *recv_at(RecvQueue *queue, uint32_t place) noexcept nogil
+cdef Cqe *entry_at(CompletionRing *ring, uint32_t place) noexcept nogil
+cdef Answer *answer_at(QueuePair *q, uint32_t place) noexcept nogil

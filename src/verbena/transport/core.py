@@ -1,0 +1,450 @@
+"""What requester and responder both do to the tables: senders in line, timers, completions, bytes in and out.
+
+Nothing here decides anything about the protocol.  Nothing blocks, allocates or knows a socket.  Callers hold the
+adapter's lock.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+from verbena.transport.tables import Tables
+
+if cython.compiled:
+    from cython.cimports.verbena.memory.table import LOCAL_WRITE
+    from cython.cimports.verbena.transport.tables import *
+    from cython.cimports.verbena.wire.kernels import copy
+else:
+    from verbena.memory.table import LOCAL_WRITE
+    from verbena.transport.tables import *  # noqa: F403
+    from verbena.wire.kernels import copy
+
+
+class Core(Tables):
+    """The tables of one adapter, with what is done to them for each packet and each work request.
+
+    ``with core:`` holds the adapter's lock, which may be taken again by its holder.  Compiled, it is a mutex that
+    loops without the interpreter lock take, too; `lock` is what serves instead in plain Python: an `RLock` where
+    several threads work, `None` where only one does.
+    """
+
+    def __init__(self, *arguments, lock=None):
+        super().__init__(*arguments)
+        self._lock = lock
+        self.burst_limit = BURST_PACKETS
+        if cython.compiled:
+            attributes: pthread_mutexattr_t
+            pthread_mutexattr_init(cython.address(attributes))
+            pthread_mutexattr_settype(cython.address(attributes), PTHREAD_MUTEX_RECURSIVE)
+            pthread_mutex_init(cython.address(self.mutex), cython.address(attributes))
+
+    def acquire(self):
+        if cython.compiled:
+            # A holder may need the interpreter lock to go on: never wait with it.
+            if pthread_mutex_trylock(cython.address(self.mutex)) != 0:
+                with cython.nogil:
+                    pthread_mutex_lock(cython.address(self.mutex))
+        elif self._lock is not None:
+            self._lock.acquire()
+
+    def release(self):
+        if cython.compiled:
+            pthread_mutex_unlock(cython.address(self.mutex))
+        elif self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self):
+        self.acquire()
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
+    # --- who wants to send, and when ----------------------------------------------------------------------
+
+    def enlist(self, q):
+        """Put a queue pair at the end of the line of those that want to send; at most once."""
+        if not q.ready:
+            q.ready = True
+            self.ready[self.ready_tail & (self.ready_size - 1)] = q.index
+            self.ready_tail += 1
+
+    def next_ready(self):
+        """The queue pair whose turn it is to send; it leaves the line."""
+        if self.ready_head != self.ready_tail:
+            q = self.qps[self.ready[self.ready_head & (self.ready_size - 1)]]
+            self.ready_head += 1
+            q.ready = False
+            return q
+        if cython.compiled:
+            return cython.NULL
+        else:
+            return None
+
+    def schedule(self, q, when):
+        """See to it that `next_due` gives this queue pair at `when` at the latest.
+
+        A timer that moves to later is not moved in the heap: it comes up early, and is put back.
+        """
+        if q.timed:
+            if q.heap_ns <= when:
+                return
+            self.unschedule(q)
+        q.timed, q.heap_ns = True, when
+        self.due_count += 1
+        self.sift_up(self.due_count - 1, when, q.index)
+
+    def unschedule(self, q):
+        """Take a queue pair out of the heap."""
+        i: cython.uint
+        if not q.timed:
+            return
+        q.timed = False
+        for i in range(self.due_count):
+            if self.due[i].index == q.index:
+                self.due_count -= 1
+                if i != self.due_count:
+                    when: cython.ulonglong = self.due[self.due_count].when
+                    index: cython.int = self.due[self.due_count].index
+                    if i > 0 and self.due[(i - 1) >> 1].when > when:
+                        self.sift_up(i, when, index)
+                    else:
+                        self.sift_down(i, when, index)
+                return
+
+    def sift_up(self, i, when, index):
+        up: cython.uint
+        while i > 0:
+            up = (i - 1) >> 1
+            if self.due[up].when <= when:
+                break
+            self.due[i].when = self.due[up].when
+            self.due[i].index = self.due[up].index
+            i = up
+        self.due[i].when = when
+        self.due[i].index = index
+
+    def sift_down(self, i, when, index):
+        child: cython.uint
+        while True:
+            child = 2 * i + 1
+            if child >= self.due_count:
+                break
+            if child + 1 < self.due_count and self.due[child + 1].when < self.due[child].when:
+                child += 1
+            if when <= self.due[child].when:
+                break
+            self.due[i].when = self.due[child].when
+            self.due[i].index = self.due[child].index
+            i = child
+        self.due[i].when = when
+        self.due[i].index = index
+
+    def next_due(self, now):
+        """The queue pair whose timer is over, taken out of the heap; nothing when none is."""
+        if self.due_count > 0 and self.due[0].when <= now:
+            q = self.qps[self.due[0].index]
+            q.timed = False
+            self.due_count -= 1
+            if self.due_count > 0:
+                self.sift_down(0, self.due[self.due_count].when, self.due[self.due_count].index)
+            return q
+        if cython.compiled:
+            return cython.NULL
+        else:
+            return None
+
+    def earliest(self):
+        """When `next_due` must be asked next; 0 = no timer runs."""
+        return self.due[0].when if self.due_count > 0 else 0
+
+    def forget(self, q):
+        kept: cython.uint
+        i: cython.uint
+        self.unschedule(q)
+        if q.ready:
+            kept = self.ready_head
+            i = self.ready_head
+            while i != self.ready_tail:
+                if self.ready[i & (self.ready_size - 1)] != q.index:
+                    self.ready[kept & (self.ready_size - 1)] = self.ready[i & (self.ready_size - 1)]
+                    kept += 1
+                i += 1
+            self.ready_tail = kept
+            q.ready = False
+
+    def report(self, kind, a, b):
+        """Queue a report for the software above.
+
+        A completion queue has at most one outstanding (it is disarmed), a queue pair a few for each change of its
+        state, so that the ring cannot fill while reports are collected; should it all the same, the oldest stay.
+        """
+        if self.report_tail - self.report_head >= self.report_size:
+            return
+        self.report_ring[self.report_tail & (self.report_size - 1)].kind = kind
+        self.report_ring[self.report_tail & (self.report_size - 1)].a = a
+        self.report_ring[self.report_tail & (self.report_size - 1)].b = b
+        self.report_tail += 1
+
+    # --- completions --------------------------------------------------------------------------------------
+
+    def push(self, cq, entry, solicited):
+        """Add an entry to a completion queue; False when it is full, which is the queue's end.
+
+        The report of a notification is queued after the entry can be seen (IBA vol. 1, 11.4.2.2).
+        """
+        i: cython.int
+        ring = self.cqs[cq]
+        if ring.overrun or ring.head - ring.tail >= ring.size:
+            self.counters[DROP_CQ_OVERFLOW] += 1
+            if not ring.overrun:
+                ring.overrun = True
+                self.report(REPORT_ASYNC, ASYNC_CQ_ERR, cq)
+                for i in range(self.max_qp):
+                    other = self.qps[i]
+                    if other and other.state != ERROR and (other.send_cq == cq or other.recv_cq == cq):
+                        self.report(REPORT_ASYNC, ASYNC_QP_FATAL, i)
+                        self.fail(other)
+            return False
+        c = entry_at(ring, ring.head)
+        c.wr_id = entry.wr_id
+        c.length = entry.length
+        c.immediate = entry.immediate
+        c.qpn = entry.qpn
+        c.source_qpn = entry.source_qpn
+        c.status = entry.status
+        c.opcode = entry.opcode
+        c.flags = entry.flags
+        ring.head += 1
+        if ring.armed == 2 or (ring.armed == 1 and (solicited or entry.status != SUCCESS)):
+            ring.armed = 0
+            self.report(REPORT_CQ, cq, 0)
+        return True
+
+    def complete_send(self, q, status):
+        """End the oldest work request of the send queue.
+
+        An unsignaled one that succeeds leaves no entry, but its place is free (IBA vol. 1, 10.8.2.1: at the latest
+        with the next entry; freeing it at once is allowed and spares the consumer a stuck queue).
+        """
+        if cython.compiled:
+            entry: Cqe
+        else:
+            entry = Cqe()
+        w = send_at(q, q.sq_una)
+        q.sq_una += 1
+        w.started = False
+        if status == SUCCESS and not q.all_signaled and not w.flags & SIGNALED:
+            return
+        entry.wr_id = w.wr_id
+        entry.length = w.length
+        entry.immediate = 0
+        entry.qpn = q.qpn
+        entry.source_qpn = q.destination
+        entry.status = status
+        entry.flags = 0
+        if w.operation == WR_RDMA_READ:
+            entry.opcode = WC_RDMA_READ
+        elif w.operation == WR_ATOMIC_CMP_AND_SWP:
+            entry.opcode = WC_COMP_SWAP
+        elif w.operation == WR_ATOMIC_FETCH_AND_ADD:
+            entry.opcode = WC_FETCH_ADD
+        elif w.operation == WR_RDMA_WRITE or w.operation == WR_RDMA_WRITE_WITH_IMM:
+            entry.opcode = WC_RDMA_WRITE
+        else:
+            entry.opcode = WC_SEND
+        self.push(q.send_cq, cython.address(entry) if cython.compiled else entry, False)
+
+    def complete_recv(self, q, status, opcode, length, flags, immediate, source_qpn, solicited):
+        """End the receive request that the queue pair holds (`take_receive`)."""
+        if cython.compiled:
+            entry: Cqe
+        else:
+            entry = Cqe()
+        q.recv_taken = False
+        entry.wr_id = q.recv_wr_id
+        entry.length = length
+        entry.immediate = immediate
+        entry.qpn = q.qpn
+        entry.source_qpn = source_qpn
+        entry.status = status
+        entry.opcode = opcode
+        entry.flags = flags
+        self.push(q.recv_cq, cython.address(entry) if cython.compiled else entry, solicited)
+
+    def take_receive(self, q):
+        """Take the oldest receive request for the message that begins; False when there is none."""
+        i: cython.uint
+        at: cython.uint
+        if q.recv_taken:
+            return True
+        queue = self.recv_queues[q.recv_queue]
+        if queue.head == queue.tail:
+            return False
+        w = recv_at(queue, queue.tail)
+        at = (queue.tail & queue.mask) * queue.max_sge
+        for i in range(w.sges):
+            q.recv_sge[i].address = queue.sge[at + i].address
+            q.recv_sge[i].length = queue.sge[at + i].length
+            q.recv_sge[i].key = queue.sge[at + i].key
+        q.recv_sges = w.sges
+        q.recv_wr_id = w.wr_id
+        q.recv_length = w.length
+        q.recv_taken = True
+        queue.tail += 1
+        if queue.limit and queue.head - queue.tail < queue.limit:
+            queue.limit = 0
+            self.report(REPORT_ASYNC, ASYNC_SRQ_LIMIT_REACHED, q.recv_queue)
+        return True
+
+    def fail(self, q):
+        """Move a queue pair to the error state and flush it (IBA vol. 1, 10.3.1.8)."""
+        if q.state == ERROR:
+            return
+        q.state = ERROR
+        q.deadline_ns = 0
+        q.resume_ns = 0
+        q.answers_head = q.answers_tail
+        q.ack_due = False
+        q.open = NOTHING_OPEN
+        q.rd_outstanding = 0
+        self.flush(q)
+        if self.recv_queues[q.recv_queue].shared:
+            self.report(REPORT_ASYNC, ASYNC_QP_LAST_WQE_REACHED, q.index)
+
+    def fail_qp(self, index):
+        """`fail`, for callers in Python."""
+        at: cython.int = index
+        self.fail(self.qps[at])
+
+    def drain(self, index):
+        """Report at once that a send queue is drained, if nothing of it is on its way."""
+        at: cython.int = index
+        q = self.qps[at]
+        if q.draining and q.sq_una == q.sq_next and q.next_packet == 0:
+            q.draining = False
+            self.report(REPORT_ASYNC, ASYNC_SQ_DRAINED, at)
+
+    def resume(self, index):
+        """Let a queue pair send that may again."""
+        at: cython.int = index
+        self.enlist(self.qps[at])
+
+    def flush(self, q):
+        """Complete all that is posted as flushed; a shared receive queue keeps what no queue pair has taken."""
+        queue = self.recv_queues[q.recv_queue]
+        self.flush_send(q)
+        if q.recv_taken:
+            self.complete_recv(q, WR_FLUSH_ERR, WC_RECV, 0, 0, 0, 0, False)
+        if not queue.shared:
+            while self.take_receive(q):
+                self.complete_recv(q, WR_FLUSH_ERR, WC_RECV, 0, 0, 0, 0, False)
+
+    def flush_send(self, q):
+        """Complete all that is posted to the send queue as flushed."""
+        while q.sq_una != q.sq_head:
+            self.complete_send(q, WR_FLUSH_ERR)
+        q.sq_next = q.sq_una
+        q.next_packet = 0
+
+    # --- bytes --------------------------------------------------------------------------------------------
+
+    def can_gather(self, q, place, access):
+        """May every byte of a send request's list be used so (`access`: 0 to read, LOCAL_WRITE)?"""
+        i: cython.uint
+        at: cython.uint = (place & q.sq_mask) * q.max_send_sge
+        w = send_at(q, place)
+        if w.flags & INLINE:
+            return True
+        for i in range(w.sges):
+            if q.sge[at + i].length and not self.regions.find_local(
+                q.domain, q.sge[at + i].key, q.sge[at + i].address, q.sge[at + i].length, access
+            ):
+                return False
+        return True
+
+    def gather(self, q, place, offset, to, at, n):
+        """Copy n bytes of a send request, from `offset` of the message on; False when a list entry may not be read."""
+        i: cython.uint
+        part: cython.ulonglong
+        first: cython.uint = (place & q.sq_mask) * q.max_send_sge
+        w = send_at(q, place)
+        if w.flags & INLINE:
+            copy(to, at, q.inline_data, (place & q.sq_mask) * q.max_inline + offset, n)
+            return True
+        for i in range(w.sges):
+            if n == 0:
+                return True
+            if offset >= q.sge[first + i].length:
+                offset -= q.sge[first + i].length
+                continue
+            part = q.sge[first + i].length - offset
+            if part > n:
+                part = n
+            r = self.regions.find_local(
+                q.domain, q.sge[first + i].key, q.sge[first + i].address + offset, part, 0
+            )
+            if not r:
+                return False
+            copy(to, at, r.base, q.sge[first + i].address + offset - r.address, part)
+            at += part
+            n -= part
+            offset = 0
+        return n == 0
+
+    def scatter(self, domain, sge, first, sges, offset, source, at, n):
+        """Copy n bytes into a list of local buffers, from `offset` of the list on; False when one may not be written."""
+        i: cython.uint
+        part: cython.ulonglong
+        for i in range(first, first + sges):
+            if n == 0:
+                return True
+            if offset >= sge[i].length:
+                offset -= sge[i].length
+                continue
+            part = sge[i].length - offset
+            if part > n:
+                part = n
+            r = self.regions.find_local(domain, sge[i].key, sge[i].address + offset, part, LOCAL_WRITE)
+            if not r:
+                return False
+            copy(r.base, sge[i].address + offset - r.address, source, at, part)
+            at += part
+            n -= part
+            offset = 0
+        return n == 0
+
+
+def send_at(q, place):
+    """The send request at a place of the ring."""
+    if cython.compiled:
+        return cython.address(q.sq[place & q.sq_mask])
+    else:
+        return q.sq[place & q.sq_mask]
+
+
+def recv_at(queue, place):
+    """The receive request at a place of the ring."""
+    if cython.compiled:
+        return cython.address(queue.ring[place & queue.mask])
+    else:
+        return queue.ring[place & queue.mask]
+
+
+def entry_at(ring, place):
+    """The completion entry at a place of the ring."""
+    if cython.compiled:
+        return cython.address(ring.ring[place & ring.mask])
+    else:
+        return ring.ring[place & ring.mask]
+
+
+def answer_at(q, place):
+    """The waiting answer at a place of the ring."""
+    if cython.compiled:
+        return cython.address(q.answers[place & (q.answers_size - 1)])
+    else:
+        return q.answers[place & (q.answers_size - 1)]

@@ -1,0 +1,433 @@
+"""The transport of one channel adapter, without socket and clock: bursts and the time go in, bursts come out.
+
+``take_burst`` checks each packet once, in the order of IBA vol. 1, 9.6 (length, version, operation, CRC, queue pair,
+service, state, partition, source), counts what it drops under the reason, and hands the rest to requester or
+responder.  ``make_burst`` lets the queue pairs that want to send take turns.  ``run_timers`` serves those whose time
+has come.  All three run without the interpreter lock when compiled.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+from verbena.transport.tables import COUNTERS
+from verbena.transport.work import Work
+
+if cython.compiled:
+    from cython.cimports.verbena.transport.requester import after, response, send_burst, tick
+    from cython.cimports.verbena.transport.responder import answer_burst, request
+    from cython.cimports.verbena.transport.tables import *
+    from cython.cimports.verbena.wire.kernels import (
+        NOT_AN_IDENT,
+        copy,
+        fill,
+        get16,
+        get24,
+        get32,
+        ident_seed,
+        inverse_power,
+        packet_crc,
+        prefix,
+        put16,
+        same,
+        sealed_with,
+        seed,
+        solve_ident,
+    )
+else:
+    from verbena._declarations import declarations
+    from verbena.transport.requester import after, response, send_burst, tick
+    from verbena.transport.responder import answer_burst, request
+    from verbena.transport.tables import *  # noqa: F403
+    from verbena.wire.kernels import (
+        NOT_AN_IDENT,
+        copy,
+        fill,
+        get16,
+        get24,
+        get32,
+        ident_seed,
+        inverse_power,
+        packet_crc,
+        prefix,
+        put16,
+        same,
+        sealed_with,
+        seed,
+        solve_ident,
+    )
+
+    globals().update(declarations(__file__))
+    _heads = bytearray(256)
+    _bodies = bytearray(256)
+
+
+def _know_opcodes():
+    """Fill `_heads` (header bytes of each operation code known, else 0) and `_bodies` (may it carry a payload?)."""
+    code: cython.int
+    from verbena.wire.opcodes import OPCODES
+
+    for opcode, info in OPCODES.items():
+        code = int(opcode)
+        if code >> 5 in (RC, UC, UD):
+            _heads[code] = 12 + sum(header.SIZE for header in info.headers)
+            _bodies[code] = bool(info.has_payload)
+    _heads[0x81] = 12 + 16
+
+
+_know_opcodes()
+
+
+def is_response(opcode):
+    return opcode >= READ_RESPONSE_FIRST and opcode <= ATOMIC_ACKNOWLEDGE
+
+
+class Engine(Work):
+    """One adapter's transport: see the module.  Made by `adapter.ChannelAdapter`."""
+
+    if not cython.compiled:
+        rx_known, rx_is_ip4, rx_port, rx_length, rx_seed, solve_length, solve_power = (
+            False,
+            False,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
+
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.rx_prefix = bytearray(64)
+            self.rx_source = bytearray(16)
+            self.grh = bytearray(40)
+
+    def take_burst(self, b, n, segment, source, port, first, now):
+        """Packets of `segment` bytes each (the last perhaps shorter) from one GID and UDP port.
+
+        `first` is the IPv4 identification to expect in the first of them.
+        """
+        at: cython.size_t = 0
+        place: cython.uint = first
+        length: cython.size_t
+        if segment == 0:
+            segment = n
+        self.know_source(source, port)
+        while at < n:
+            length = min(segment, n - at)
+            self.take_packet(b, at, length, place, now)
+            at += length
+            place += 1
+
+    def know_source(self, source, port):
+        """Prepare the masked headers of a sender, unless they are prepared."""
+        if self.rx_known and port == self.rx_port and same(source, 0, self.rx_source, 0, 16):
+            return
+        i: cython.int
+        self.rx_known = True
+        self.rx_port = port
+        self.rx_length = 0
+        copy(self.rx_source, 0, source, 0, 16)
+        self.rx_is_ip4 = source[10] == 0xFF and source[11] == 0xFF
+        for i in range(10):
+            if source[i]:
+                self.rx_is_ip4 = False
+        prefix(self.rx_prefix, self.rx_is_ip4, self.rx_source, self.own_gid, port, self.udp_port)
+
+    def take_packet(self, b, at, n, place, now):
+        """One packet: checked, counted, executed."""
+        code: cython.uint
+        head: cython.uint
+        pad: cython.uint
+        opcode: cython.uint
+        qpn: cython.uint
+        dropped: cython.int
+        self.counters[RX_PACKETS] += 1
+        self.counters[RX_BYTES] += n
+        if n < 16:
+            self.counters[DROP_SHORT] += 1
+            return
+        if b[at + 1] & 0x0F:
+            self.counters[DROP_VERSION] += 1
+            return
+        code = b[at]
+        head = _heads[code]
+        if head == 0:
+            self.counters[DROP_OPCODE] += 1
+            return
+        pad = (b[at + 1] >> 4) & 3
+        if (
+            n & 3
+            or n < head + pad + 4
+            or (n > head + 4 and not _bodies[code])
+            or n > head + LARGEST_PAYLOAD + 4
+        ):
+            self.counters[DROP_LENGTH] += 1
+            return
+        if self.icrc_checked:
+            dropped = self.check_crc(b, at, n, place, now)
+            if dropped:
+                self.counters[dropped] += 1
+                return
+        if code == 0x81:
+            self.counters[RX_CONGESTION] += 1
+            return
+        qpn = get24(b, at + 5)
+        if (qpn & 0xFFFF) >= cython.cast(cython.uint, self.max_qp):
+            self.counters[DROP_NO_QP] += 1
+            return
+        q = self.qps[qpn & 0xFFFF]
+        if not q or q.qpn != qpn:
+            self.counters[DROP_NO_QP] += 1
+            return
+        if q.service != code >> 5:
+            self.counters[DROP_SERVICE] += 1
+            return
+        opcode = code & 0x1F
+        if q.state < RTR or q.state == ERROR or (q.state < RTS and q.service == RC and is_response(opcode)):
+            self.counters[DROP_QP_STATE] += 1
+            return
+        if not self.right_partition(q, get16(b, at + 2)):
+            self.counters[DROP_PKEY] += 1
+            return
+        if q.service == UD:
+            self.datagram(q, b, at, n - 4, opcode, pad, (b[at + 1] & 0x80) != 0)
+            return
+        if not same(self.rx_source, 0, self.paths[q.path].remote, 0, 16):
+            self.counters[DROP_SOURCE] += 1
+            return
+        if is_response(opcode):
+            response(self, q, b, at, n - 4, opcode, get24(b, at + 9), pad, now)
+        else:
+            request(
+                self,
+                q,
+                b,
+                at,
+                n - 4,
+                opcode,
+                get24(b, at + 9),
+                pad,
+                (b[at + 1] & 0x80) != 0,
+                (b[at + 8] & 0x80) != 0,
+            )
+
+    def right_partition(self, q, pkey):
+        """Same partition, and not limited members both (IBA vol. 1, 10.9.3)."""
+        return (pkey & 0x7FFF) == (q.pkey & 0x7FFF) and ((pkey | q.pkey) & 0x8000) != 0
+
+    def check_crc(self, b, at, n, place, now):
+        """0 if the invariant CRC is right, else the counter of the reason (see `wire.kernels` on identifications)."""
+        crc: cython.uint
+        sealed: cython.uint
+        change: cython.int
+        if n != self.rx_length:
+            self.rx_length = n
+            self.rx_seed = seed(self.rx_prefix, self.rx_is_ip4, n)
+        crc = packet_crc(ident_seed(self.rx_seed, place) if self.rx_is_ip4 else self.rx_seed, b, at, n)
+        sealed = sealed_with(b, at, n)
+        if crc == sealed:
+            return 0
+        if not self.rx_is_ip4:
+            return DROP_ICRC
+        if self.solve_length != n:
+            self.solve_length = n
+            self.solve_power = inverse_power(n)
+        change = solve_ident(crc ^ sealed, self.solve_power)
+        if change == NOT_AN_IDENT:
+            return DROP_ICRC
+        if not self.follows(cython.cast(cython.uint, change) ^ place, now):
+            return DROP_IDENT
+        self.counters[IDENT_SOLVED] += 1
+        return 0
+
+    def follows(self, ident, now):
+        """Is this a believable next identification of the source?
+
+        Linux draws them in order, with a gap of up to the clock ticks since the last one; a single stray one is
+        taken for damage, two that agree for a new beginning.
+        """
+        slot: cython.uint = (self.rx_source[15] ^ (self.rx_source[14] * 31) ^ (self.rx_source[13] * 17)) & (
+            FLOWS - 1
+        )
+        ahead: cython.uint
+        reach: cython.ulonglong
+        if cython.compiled:
+            flow = cython.address(self.flows[slot])
+        else:
+            flow = self.flows[slot]
+        if ident == 0:
+            return True
+        if not flow.known or not same(flow.source, 0, self.rx_source, 0, 16):
+            copy(flow.source, 0, self.rx_source, 0, 16)
+            flow.known, flow.guessed, flow.last, flow.seen_ns = True, False, ident, now
+            return True
+        ahead = (ident - flow.last) & 0xFFFF
+        reach = IDENT_REACH + (now - flow.seen_ns) // 1_000_000
+        if ahead <= reach:
+            flow.last, flow.seen_ns, flow.guessed = ident, now, False
+            return True
+        if ahead >= 0x10000 - IDENT_REACH:
+            return True
+        if flow.guessed and ((ident - flow.guess) & 0xFFFF) <= IDENT_REACH:
+            flow.last, flow.seen_ns, flow.guessed = ident, now, False
+            return True
+        flow.guessed, flow.guess = True, ident
+        return False
+
+    def datagram(self, q, b, at, n, opcode, pad, solicited):
+        """A datagram: into the oldest receive buffer, behind 40 bytes of header (IBA vol. 1, 9.8.2, 11.4.1.2)."""
+        immediate: cython.bint = opcode == SEND_ONLY_IMM
+        head: cython.uint = 24 if immediate else 20
+        payload: cython.uint = cython.cast(cython.uint, n - head - pad)
+        if opcode != SEND_ONLY and not immediate:
+            self.counters[DROP_OPCODE] += 1
+            return
+        if get32(b, at + 12) != q.qkey:
+            self.counters[DROP_QKEY] += 1
+            return
+        if payload > q.mtu:
+            self.counters[DROP_LENGTH] += 1
+            return
+        if not self.take_receive(q):
+            self.counters[DROP_NO_RECEIVE] += 1
+            return
+        if payload + GRH_SPACE > q.recv_length:
+            self.counters[DROP_TOO_LONG] += 1
+            return
+        # The socket does not show the IP header: what it said of source, destination and length is known, the
+        # fields that a network may change are not, and are set to their usual values.
+        fill(self.grh, 0, 0, GRH_SPACE)
+        if self.rx_is_ip4:
+            self.grh[20] = 0x45
+            put16(self.grh, 22, cython.cast(cython.uint, n) + 4 + 28)
+            self.grh[28] = 64
+            self.grh[29] = 17
+            copy(self.grh, 32, self.rx_source, 12, 4)
+            copy(self.grh, 36, self.own_gid, 12, 4)
+        else:
+            self.grh[0] = 0x60
+            put16(self.grh, 4, cython.cast(cython.uint, n) + 4 + 8)
+            self.grh[6] = 17
+            self.grh[7] = 64
+            copy(self.grh, 8, self.rx_source, 0, 16)
+            copy(self.grh, 24, self.own_gid, 0, 16)
+        if not self.scatter(
+            q.domain, q.recv_sge, 0, q.recv_sges, 0, self.grh, 0, GRH_SPACE
+        ) or not self.scatter(q.domain, q.recv_sge, 0, q.recv_sges, GRH_SPACE, b, at + head, payload):
+            self.counters[DROP_PROTECTION] += 1
+            self.complete_recv(q, LOC_PROT_ERR, WC_RECV, 0, 0, 0, 0, False)
+            self.fail(q)
+            return
+        self.counters[RX_ACCEPTED] += 1
+        self.complete_recv(
+            q,
+            SUCCESS,
+            WC_RECV,
+            payload + GRH_SPACE,
+            WC_GRH | (WC_WITH_IMM if immediate else 0),
+            get32(b, at + 20) if immediate else 0,
+            get24(b, at + 17),
+            solicited,
+        )
+
+    def make_burst(self, b, size, now):
+        """The next burst to send, of whatever queue pair's turn it is; 0 when nobody has anything.
+
+        Its packets and destination are in ``burst_segment``, ``burst_packets`` and ``burst_path``.
+        """
+        n: cython.size_t
+        while True:
+            q = self.next_ready()
+            if not q:
+                return 0
+            n = 0
+            if q.state >= RTR:
+                n = answer_burst(self, q, b, size)
+                if n == 0 and (q.state == RTS or q.state == SQD):
+                    n = send_burst(self, q, b, size, now)
+            if n:
+                self.enlist(q)
+                self.counters[TX_PACKETS] += self.burst_packets
+                self.counters[TX_BYTES] += n
+                return n
+
+    def run_timers(self, now):
+        """Serve the queue pairs whose timers are over."""
+        while True:
+            q = self.next_due(now)
+            if not q:
+                return
+            tick(self, q, now)
+
+    # --- the same, for callers in Python ------------------------------------------------------------------
+
+    def receive(self, data, segment, source, port, now, first=0):
+        """Take a burst from a writable buffer (it is restored, but written to on the way)."""
+        if cython.compiled:
+            octets: cython.uchar[::1] = data
+            gid: cython.const[cython.uchar][::1] = source
+            if octets.shape[0] == 0:
+                return
+            self.acquire()
+            self.take_burst(
+                cython.address(octets[0]),
+                octets.shape[0],
+                segment,
+                cython.cast(cython.pointer(uint8_t), cython.address(gid[0])),
+                port,
+                first,
+                now,
+            )
+            self.release()
+        else:
+            self.acquire()
+            self.take_burst(data, len(data), segment, source, port, first, now)
+            self.release()
+
+    def transmit(self, buffer, now):
+        """Make a burst in a buffer; returns (bytes, segment, path) or None."""
+        n: cython.size_t
+        self.acquire()
+        if cython.compiled:
+            octets: cython.uchar[::1] = buffer
+            n = self.make_burst(cython.address(octets[0]), min(octets.shape[0], BURST_BYTES), now)
+        else:
+            n = self.make_burst(buffer, min(len(buffer), BURST_BYTES), now)
+        result = (n, self.burst_segment, self.burst_path) if n else None
+        self.release()
+        return result
+
+    def tick(self, now):
+        """Serve the timers; returns when to come again, 0 if no timer runs."""
+        self.acquire()
+        self.run_timers(now)
+        when = self.earliest()
+        self.release()
+        return when
+
+    def reports(self):
+        """Take the reports that wait: (kind, a, b)."""
+        result = []
+        self.acquire()
+        while self.report_head != self.report_tail:
+            r = self.report_ring[self.report_head & (self.report_size - 1)]
+            result.append((r.kind, r.a, r.b))
+            self.report_head += 1
+        self.release()
+        return result
+
+    def read_counters(self):
+        """All counters by name."""
+        i: cython.int
+        return {COUNTERS[i]: self.counters[i] for i in range(COUNTER_COUNT)}
+
+    def path_destination(self, index):
+        """(GID, traffic class, hop limit, is it this adapter?) of a path."""
+        at: cython.int = index
+        i: cython.int
+        p = self.paths[at]
+        return (bytes([p.remote[i] for i in range(16)]), p.traffic_class, p.hop_limit, bool(p.loopback))

@@ -1,0 +1,91 @@
+"""The field's enumerations: services, states, operations, flags, events.  Values are those of Linux' verbs."""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum, IntFlag
+
+
+class QPType(IntEnum):
+    """Transport service of a queue pair; values are the upper three bits of its packets' operation codes."""
+
+    RC = 0
+    UC = 1
+    UD = 3
+
+
+class QPState(IntEnum):
+    """States of a queue pair (IBA vol. 1, 10.3.1)."""
+
+    RESET = 0
+    INIT = 1
+    RTR = 2
+    RTS = 3
+    SQD = 4
+    SQE = 5
+    ERR = 6
+
+
+class WROpcode(IntEnum):
+    """What a send work request asks for (IBA vol. 1, 11.4.1.1)."""
+
+    RDMA_WRITE = 0
+    RDMA_WRITE_WITH_IMM = 1
+    SEND = 2
+    SEND_WITH_IMM = 3
+    RDMA_READ = 4
+    ATOMIC_CMP_AND_SWP = 5
+    ATOMIC_FETCH_AND_ADD = 6
+    SEND_WITH_INV = 8
+
+
+class SendFlags(IntFlag):
+    """FENCE waits for earlier READs and atomics; SIGNALED asks for a completion entry; SOLICITED raises the
+    receiver's solicited event; INLINE copies the data when it is posted."""
+
+    NONE = 0
+    FENCE = 1
+    SIGNALED = 2
+    SOLICITED = 4
+    INLINE = 8
+
+
+class CompletionOpcode(IntEnum):
+    """What has completed.  Only meaningful where the status is SUCCESS."""
+
+    SEND = 0
+    RDMA_WRITE = 1
+    RDMA_READ = 2
+    COMP_SWAP = 3
+    FETCH_ADD = 4
+    RECV = 128
+    RECV_RDMA_WITH_IMM = 129
+
+
+class CompletionFlags(IntFlag):
+    """GRH: the buffer begins with 40 bytes of global route header; WITH_IMM: `imm_data` is valid; WITH_INV: a
+    remote key was invalidated."""
+
+    NONE = 0
+    GRH = 1
+    WITH_IMM = 2
+    WITH_INV = 8
+
+
+class AsyncEventType(IntEnum):
+    """Asynchronous events (IBA vol. 1, 11.6.3)."""
+
+    CQ_ERR = 0
+    QP_FATAL = 1
+    QP_REQ_ERR = 2
+    QP_ACCESS_ERR = 3
+    COMM_EST = 4
+    SQ_DRAINED = 5
+    SRQ_LIMIT_REACHED = 15
+    QP_LAST_WQE_REACHED = 16
+
+
+class AckPolicy(Enum):
+    """How a responder acknowledges: each request packet (document 003), or several at once (IBA vol. 1, 9.7.5.1.2)."""
+
+    PER_PACKET = "per-packet"
+    COALESCED = "coalesced"

@@ -1,0 +1,548 @@
+"""The sending half of a queue pair: work requests become packets, answers become completions.
+
+Reliable connection (IBA vol. 1, 9.7): packets are numbered, kept until acknowledged, and sent again from the oldest
+unanswered one on (go-back-N) when a NAK, a gap in the answers or the timer says so.  Work requests complete in order.
+Two indices say where things stand: ``una_psn`` with ``sq_una`` (the oldest that is not answered) and ``send_psn`` with
+``sq_next``, ``next_packet`` (the next to send); going back means to set the second to the first.
+
+An RDMA READ occupies as many packet numbers as its answer has packets (9.7.1.1).  A long one is asked for in several
+requests, so that no more comes than the window allows; each counts against the outstanding READs agreed on.
+
+Unreliable connection and datagram complete when the last packet is sent.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+if cython.compiled:
+    from cython.cimports.verbena.memory.table import LOCAL_WRITE
+    from cython.cimports.verbena.transport.core import send_at
+    from cython.cimports.verbena.transport.tables import *
+    from cython.cimports.verbena.wire.kernels import (
+        fill,
+        get64,
+        ident_seed,
+        put16,
+        put24,
+        put32,
+        put64,
+        seal,
+        seed,
+    )
+else:
+    from verbena.memory.table import LOCAL_WRITE
+    from verbena.transport.core import send_at
+    from verbena.transport.tables import *  # noqa: F403
+    from verbena.wire.kernels import (
+        fill,
+        get64,
+        ident_seed,
+        put16,
+        put24,
+        put32,
+        put64,
+        seal,
+        seed,
+    )
+
+    _rnr_delay_us = [0] * 32
+
+# IBA vol. 1, table 45, in microseconds.
+_delays = (
+    *(655360, 10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1920),
+    *(2560, 3840, 5120, 7680, 10240, 15360, 20480, 30720, 40960, 61440, 81920, 122880),
+    *(163840, 245760, 327680, 491520),
+)
+for _i in range(32):
+    _rnr_delay_us[_i] = _delays[_i]
+
+
+def rnr_delay_ns(code):
+    """How long a receiver-not-ready NAK asks to wait."""
+    return cython.cast(cython.ulonglong, _rnr_delay_us[code & 31]) * 1000
+
+
+def after(a, b):
+    """Does packet number a come after b?  Numbers wrap at 24 bits (IBA vol. 1, 9.7.2)."""
+    distance: cython.uint = (a - b) & PSN_MASK
+    return distance != 0 and distance < 0x800000
+
+
+def is_read_or_atomic(w):
+    return w.operation >= WR_RDMA_READ and w.operation <= WR_ATOMIC_FETCH_AND_ADD
+
+
+def chunk_end(q, w, packet):
+    """The packet after the last one that the READ request covering `packet` asks for."""
+    chunk: cython.uint = max(q.window_max >> 1, 1)
+    end: cython.uint = (packet // chunk + 1) * chunk
+    return min(end, w.packets)
+
+
+# --- sending ----------------------------------------------------------------------------------------------
+
+
+def begin(e, q, w):
+    """Give a work request its packet numbers; False when it must wait or has failed."""
+    problem: cython.int = SUCCESS
+    if q.state == SQD or (w.flags & FENCE and q.rd_outstanding):
+        return False
+    if w.operation == WR_RDMA_READ or is_read_or_atomic(w):
+        if not q.max_rd_atomic:
+            problem = LOC_QP_OP_ERR
+        elif not e.can_gather(q, q.sq_next, LOCAL_WRITE):
+            problem = LOC_PROT_ERR
+    elif not e.can_gather(q, q.sq_next, 0):
+        problem = LOC_PROT_ERR
+    if problem != SUCCESS:
+        # Requests complete in order: a faulty one waits until it is the oldest.
+        if q.sq_una == q.sq_next:
+            send_failed(e, q, problem)
+        return False
+    w.started = True
+    w.first_psn = q.send_psn
+    w.packets = 1
+    if not (w.operation == WR_ATOMIC_CMP_AND_SWP or w.operation == WR_ATOMIC_FETCH_AND_ADD) and w.length:
+        w.packets = (w.length + q.mtu - 1) // q.mtu
+    q.next_packet = 0
+    return True
+
+
+def send_failed(e, q, status):
+    """The oldest request failed here: a connection ends, a datagram queue pair stops sending (IBA vol. 1, 10.3.1.7)."""
+    e.complete_send(q, status)
+    if q.service == RC:
+        e.fail(q)
+    else:
+        q.state = SQE
+        e.flush_send(q)
+
+
+def may_send(e, q, w):
+    """Do the window and the agreed number of outstanding READs let the next packet go?"""
+    outstanding: cython.uint = (q.send_psn - q.una_psn) & PSN_MASK
+    if q.service != RC:
+        return True
+    if q.resume_ns:
+        return False
+    if is_read_or_atomic(w):
+        if q.rd_outstanding >= q.max_rd_atomic:
+            return False
+        return (
+            outstanding == 0 or outstanding + chunk_end(q, w, q.next_packet) - q.next_packet <= q.window_max
+        )
+    return outstanding < q.window
+
+
+def send_opcode(w, first, last):
+    """The low five bits of the operation code."""
+    code: cython.uint
+    if w.operation == WR_RDMA_READ:
+        return READ_REQUEST
+    if w.operation == WR_ATOMIC_CMP_AND_SWP:
+        return COMPARE_SWAP
+    if w.operation == WR_ATOMIC_FETCH_AND_ADD:
+        return FETCH_ADD
+    code = WRITE_FIRST if w.operation <= WR_RDMA_WRITE_WITH_IMM else SEND_FIRST
+    if not last:
+        return code if first else code + 1
+    if w.operation == WR_SEND_WITH_INV:
+        return SEND_ONLY_INV if first else SEND_LAST_INV
+    code += 4 if first else 2
+    if w.operation == WR_SEND_WITH_IMM or w.operation == WR_RDMA_WRITE_WITH_IMM:
+        code += 1
+    return code
+
+
+def has_immediate(opcode):
+    """Does an ImmDt or IETH stand in front of the payload?"""
+    return (
+        opcode == SEND_LAST_IMM
+        or opcode == SEND_ONLY_IMM
+        or opcode == WRITE_LAST_IMM
+        or opcode == WRITE_ONLY_IMM
+        or opcode == SEND_LAST_INV
+        or opcode == SEND_ONLY_INV
+    )
+
+
+def header_size(opcode, service):
+    """Bytes in front of the payload."""
+    size: cython.uint = 12 if service != UD else 20
+    if opcode == WRITE_FIRST or opcode == WRITE_ONLY or opcode == WRITE_ONLY_IMM or opcode == READ_REQUEST:
+        size += 16
+    if has_immediate(opcode):
+        size += 4
+    if opcode == COMPARE_SWAP or opcode == FETCH_ADD:
+        size += 28
+    return size
+
+
+def write_bth(b, at, opcode, flags, pkey, qpn, psn):
+    """The base transport header (IBA vol. 1, 9.2); `flags` is its second byte: SE, M, pad count, version."""
+    b[at] = opcode
+    b[at + 1] = flags
+    put16(b, at + 2, pkey)
+    b[at + 4] = 0
+    put24(b, at + 5, qpn)
+    b[at + 8] = 0
+    put24(b, at + 9, psn)
+
+
+def write_extended(b, at, q, w, opcode, offset, length):
+    """The headers between the BTH and the payload; `offset`, `length` are what a READ request asks for."""
+    if q.service == UD:
+        put32(b, at, w.remote_qkey)
+        b[at + 4] = 0
+        put24(b, at + 5, q.qpn)
+        at += 8
+    if opcode == WRITE_FIRST or opcode == WRITE_ONLY or opcode == WRITE_ONLY_IMM or opcode == READ_REQUEST:
+        put64(b, at, w.remote_address + offset)
+        put32(b, at + 8, w.remote_key)
+        put32(b, at + 12, length)
+        at += 16
+    elif opcode == COMPARE_SWAP or opcode == FETCH_ADD:
+        put64(b, at, w.remote_address)
+        put32(b, at + 8, w.remote_key)
+        put64(b, at + 12, w.swap if opcode == COMPARE_SWAP else w.compare_add)
+        put64(b, at + 20, w.compare_add if opcode == COMPARE_SWAP else 0)
+        return
+    if has_immediate(opcode):
+        put32(b, at, w.immediate)
+
+
+def send_burst(e, q, b, size, now):
+    """Write the next burst of requests: packets of one size and path, the last perhaps shorter.  Returns its bytes."""
+    written: cython.size_t = 0
+    packet: cython.uint
+    head: cython.uint
+    payload: cython.uint
+    pad: cython.uint
+    total: cython.uint
+    opcode: cython.uint
+    path: cython.int
+    covered: cython.uint
+    offset: cython.ulonglong
+    length: cython.ulonglong
+    last: cython.bint
+    e.burst_segment = 0
+    e.burst_packets = 0
+    while q.sq_next != q.sq_head and e.burst_packets < e.burst_limit:
+        w = send_at(q, q.sq_next)
+        if not w.started and not begin(e, q, w):
+            break
+        if not may_send(e, q, w):
+            break
+        packet = q.next_packet
+        covered = 1
+        offset = cython.cast(cython.ulonglong, packet) * q.mtu
+        last = packet + 1 == w.packets
+        payload = 0
+        length = w.length
+        if is_read_or_atomic(w):
+            if w.operation == WR_RDMA_READ:
+                covered = chunk_end(q, w, packet) - packet
+                length = min(w.length - offset, cython.cast(cython.ulonglong, covered) * q.mtu)
+            opcode = send_opcode(w, True, True)
+        else:
+            payload = cython.cast(cython.uint, w.length - offset) if last else q.mtu
+            opcode = send_opcode(w, packet == 0, last)
+        head = header_size(opcode, q.service)
+        pad = (4 - (payload & 3)) & 3
+        total = head + payload + pad + 4
+        path = w.path if q.service == UD else q.path
+        if e.burst_packets == 0:
+            e.burst_segment = total
+            e.burst_path = path
+        elif path != e.burst_path or total > e.burst_segment:
+            break
+        if written + total > size:
+            break
+        if payload and not e.gather(q, q.sq_next, offset, b, written + head, payload):
+            # A region was closed under a message that had begun; what was sent of it cannot be taken back.
+            if e.burst_packets == 0:
+                send_failed(e, q, LOC_PROT_ERR)
+            break
+        if pad:
+            fill(b, written + head + payload, 0, pad)
+        write_bth(
+            b,
+            written,
+            opcode | q.service << 5,
+            (
+                0x80
+                if last
+                and w.flags & SOLICITED
+                and w.operation <= WR_SEND_WITH_INV
+                and not is_read_or_atomic(w)
+                else 0
+            )
+            | 0x40
+            | pad << 4,
+            q.pkey,
+            w.remote_qpn if q.service == UD else q.destination,
+            q.send_psn,
+        )
+        write_extended(b, written + 12, q, w, opcode, offset if opcode == READ_REQUEST else 0, length)
+        written += total
+        e.burst_packets += 1
+        advance(e, q, w, covered)
+        if total < e.burst_segment:
+            break
+    if written:
+        ask_and_seal(e, q, b, written, q.service == RC)
+        if q.service == RC and q.deadline_ns == 0 and q.timeout_ns:
+            q.deadline_ns = now + q.timeout_ns
+            e.schedule(q, q.deadline_ns)
+    return written
+
+
+def advance(e, q, w, packets):
+    """The next `packets` numbers of the request are sent."""
+    if after(q.max_psn, q.send_psn):
+        e.counters[TX_RETRANSMITTED] += 1
+    q.send_psn = (q.send_psn + packets) & PSN_MASK
+    if after(q.send_psn, q.max_psn):
+        q.max_psn = q.send_psn
+    q.next_packet += packets
+    if is_read_or_atomic(w):
+        q.rd_outstanding += 1
+    if q.next_packet >= w.packets:
+        q.sq_next += 1
+        q.next_packet = 0
+        if q.service != RC:
+            e.complete_send(q, SUCCESS)
+            q.una_psn = q.send_psn
+
+
+def ask_and_seal(e, q, b, n, ask):
+    """Ask for an acknowledgement with the burst's last packet, and close all packets with their CRC."""
+    i: cython.uint
+    at: cython.size_t = 0
+    length: cython.size_t
+    base: cython.uint
+    crc: cython.uint
+    p = e.paths[e.burst_path]
+    base = seed(p.prefix, p.is_ip4, e.burst_segment)
+    for i in range(e.burst_packets):
+        length = e.burst_segment
+        if at + length > n:
+            length = n - at
+            base = seed(p.prefix, p.is_ip4, length)
+        if ask and i + 1 == e.burst_packets:
+            b[at + 8] = 0x80
+        crc = ident_seed(base, i) if p.is_ip4 else base
+        seal(crc, b, at, length)
+        at += length
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def go_back(e, q):
+    """Send again from the oldest packet that is not answered."""
+    w = send_at(q, q.sq_una)
+    q.gone_back = True
+    q.gone_back_psn = q.una_psn
+    q.send_psn = q.una_psn
+    q.sq_next = q.sq_una
+    q.next_packet = (q.una_psn - w.first_psn) & PSN_MASK if w.started else 0
+    q.rd_outstanding = 0
+    q.window = max(q.window >> 1, 2)
+    q.window_credit = 0
+    e.enlist(q)
+
+
+def missing(e, q, psn):
+    """An answer for `psn` shows that an earlier READ's or atomic's answer is lost (IBA vol. 1, 9.7.5.1.1).
+
+    Believed once for each gap, and only of packets sent since the requester last went back.
+    """
+    if after(q.send_psn, psn) and not (q.gone_back and q.gone_back_psn == q.una_psn):
+        go_back(e, q)
+
+
+def progressed(e, q, packets, now):
+    """Something new was answered: retries start afresh, the window grows, the timer runs for what is left."""
+    q.retries_left = q.retry_count
+    q.rnr_left = q.rnr_retry
+    q.gone_back = False
+    q.window_credit += packets
+    if q.window_credit >= q.window:
+        q.window_credit = 0
+        q.window = min(q.window + (q.window >> 2) + 1, q.window_max)
+    if after(q.una_psn, q.send_psn):
+        # Answers to what was sent before going back: there is less to send again.
+        w = send_at(q, q.sq_una)
+        q.send_psn = q.una_psn
+        q.sq_next = q.sq_una
+        q.next_packet = (q.una_psn - w.first_psn) & PSN_MASK if q.sq_una != q.sq_head and w.started else 0
+        q.rd_outstanding = 0
+    q.deadline_ns = 0
+    if q.una_psn != q.send_psn and q.timeout_ns:
+        q.deadline_ns = now + q.timeout_ns
+        e.schedule(q, q.deadline_ns)
+    if q.draining and q.sq_una == q.sq_next:
+        q.draining = False
+        e.report(REPORT_ASYNC, ASYNC_SQ_DRAINED, q.index)
+    if q.sq_next != q.sq_head:
+        e.enlist(q)
+
+
+def acknowledge(e, q, psn, now):
+    """Everything up to `psn` has arrived; False when an unanswered READ or atomic is before it."""
+    answered: cython.bint = True
+    before: cython.uint = q.una_psn
+    last: cython.uint
+    while not after(q.una_psn, psn):
+        w = send_at(q, q.sq_una)
+        if is_read_or_atomic(w):
+            answered = False
+            break
+        last = (w.first_psn + w.packets - 1) & PSN_MASK
+        if after(last, psn):
+            q.una_psn = (psn + 1) & PSN_MASK
+        else:
+            q.una_psn = (last + 1) & PSN_MASK
+            e.complete_send(q, SUCCESS)
+    if before != q.una_psn:
+        progressed(e, q, (q.una_psn - before) & PSN_MASK, now)
+    return answered
+
+
+def response(e, q, b, at, n, opcode, psn, pad, now):
+    """An answer came: n bytes at b[at], CRC not counted."""
+    if after(q.una_psn, psn) or not after(q.max_psn, psn) or q.sq_una == q.sq_head:
+        e.counters[DROP_STALE_RESPONSE] += 1
+        return
+    e.counters[RX_ACCEPTED] += 1
+    if opcode == ACKNOWLEDGE:
+        acknowledgement(e, q, b[at + 12], psn, now)
+        return
+    if psn != q.una_psn and not acknowledge(e, q, (psn - 1) & PSN_MASK, now):
+        missing(e, q, psn)
+        return
+    if opcode == ATOMIC_ACKNOWLEDGE:
+        atomic_response(e, q, b, at, psn, now)
+    elif opcode == READ_RESPONSE_MIDDLE:
+        read_response(e, q, b, at + 12, n - 12 - pad, opcode, psn, now)
+    else:
+        read_response(e, q, b, at + 16, n - 16 - pad, opcode, psn, now)
+
+
+def acknowledgement(e, q, syndrome, psn, now):
+    """An ACK, a NAK or a receiver-not-ready NAK for `psn` (IBA vol. 1, 9.7.5.2)."""
+    kind: cython.uint = syndrome & 0x60
+    code: cython.uint = syndrome & 0x1F
+    if kind == 0:
+        if not acknowledge(e, q, psn, now):
+            missing(e, q, psn)
+        return
+    if psn != q.una_psn and not acknowledge(e, q, (psn - 1) & PSN_MASK, now):
+        missing(e, q, psn)
+        return
+    if kind == AETH_RNR:
+        e.counters[RX_RNR_NAKS] += 1
+        if q.rnr_left == 0:
+            send_failed(e, q, RNR_RETRY_EXC_ERR)
+            return
+        if q.rnr_retry != 7:
+            q.rnr_left -= 1
+        go_back(e, q)
+        q.deadline_ns = 0
+        q.resume_ns = now + rnr_delay_ns(code)
+        e.schedule(q, q.resume_ns)
+        return
+    e.counters[RX_NAKS] += 1
+    if code == NAK_SEQUENCE:
+        if q.gone_back and q.gone_back_psn == q.una_psn:
+            return
+        if q.retries_left == 0:
+            send_failed(e, q, RETRY_EXC_ERR)
+            return
+        q.retries_left -= 1
+        go_back(e, q)
+    elif code == NAK_INVALID_REQUEST:
+        send_failed(e, q, REM_INV_REQ_ERR)
+    elif code == NAK_REMOTE_ACCESS:
+        send_failed(e, q, REM_ACCESS_ERR)
+    elif code == NAK_REMOTE_OPERATION:
+        send_failed(e, q, REM_OP_ERR)
+    else:
+        send_failed(e, q, BAD_RESP_ERR)
+
+
+def read_response(e, q, b, at, n, opcode, psn, now):
+    """A packet of a READ's answer, the one that is next: n bytes of payload at b[at]."""
+    w = send_at(q, q.sq_una)
+    packet: cython.uint = (psn - w.first_psn) & PSN_MASK
+    offset: cython.ulonglong = cython.cast(cython.ulonglong, packet) * q.mtu
+    expected: cython.ulonglong = q.mtu
+    ends: cython.bint
+    if w.operation != WR_RDMA_READ or not w.started:
+        send_failed(e, q, BAD_RESP_ERR)
+        return
+    ends = packet + 1 == chunk_end(q, w, packet)
+    if packet + 1 == w.packets:
+        expected = w.length - offset
+    if n != expected or ends != (opcode == READ_RESPONSE_LAST or opcode == READ_RESPONSE_ONLY):
+        send_failed(e, q, BAD_RESP_ERR)
+        return
+    if n and not e.scatter(
+        q.domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, offset, b, at, n
+    ):
+        send_failed(e, q, LOC_PROT_ERR)
+        return
+    if ends and after(q.send_psn, psn) and q.rd_outstanding:
+        q.rd_outstanding -= 1
+    q.una_psn = (psn + 1) & PSN_MASK
+    if packet + 1 == w.packets:
+        e.complete_send(q, SUCCESS)
+    progressed(e, q, 1, now)
+
+
+def atomic_response(e, q, b, at, psn, now):
+    """The old value of a remote word goes to the local buffer, little-endian on every machine."""
+    i: cython.int
+    value: cython.ulonglong
+    w = send_at(q, q.sq_una)
+    if not is_read_or_atomic(w) or w.operation == WR_RDMA_READ or w.first_psn != psn:
+        send_failed(e, q, BAD_RESP_ERR)
+        return
+    value = get64(b, at + 16)
+    for i in range(8):
+        b[at + 16 + i] = (value >> (8 * i)) & 0xFF
+    if not e.scatter(q.domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, 0, b, at + 16, 8):
+        send_failed(e, q, LOC_PROT_ERR)
+        return
+    if after(q.send_psn, psn) and q.rd_outstanding:
+        q.rd_outstanding -= 1
+    q.una_psn = (psn + 1) & PSN_MASK
+    e.complete_send(q, SUCCESS)
+    progressed(e, q, 1, now)
+
+
+def tick(e, q, now):
+    """A timer of the queue pair may be over: the receiver's pause, or the wait for an answer (IBA vol. 1, 9.7.6.1.3)."""
+    if q.state == ERROR or q.state == RESET:
+        return
+    if q.resume_ns and q.resume_ns <= now:
+        q.resume_ns = 0
+        e.enlist(q)
+    if q.deadline_ns and q.deadline_ns <= now:
+        e.counters[TIMEOUTS] += 1
+        q.deadline_ns = 0
+        if q.retries_left == 0:
+            send_failed(e, q, RETRY_EXC_ERR)
+            return
+        q.retries_left -= 1
+        go_back(e, q)
+        q.deadline_ns = now + q.timeout_ns
+    if q.resume_ns:
+        e.schedule(q, q.resume_ns)
+    if q.deadline_ns:
+        e.schedule(q, q.deadline_ns)

@@ -1,0 +1,533 @@
+"""The receiving half of a connected queue pair: requests are executed and answered.
+
+Reliable connection (IBA vol. 1, 9.7): a request with the expected packet number is executed once; a later one is
+answered with a sequence-error NAK, once for each gap; an earlier one is a duplicate, and is answered again: SEND and
+WRITE by the newest acknowledgement, READ by reading again, an atomic from its saved result.  Faulty requests get the
+NAK of 9.7.5.2 and end the queue pair (table 58).
+
+Unreliable connection (9.8): nothing is answered; a gap drops the message it falls into, and the next First or Only
+packet starts afresh, in the same receive buffer.
+
+Everything is checked before a byte is placed: length, key, range, rights, room.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+if cython.compiled:
+    from cython.cimports.verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+    from cython.cimports.verbena.transport.core import answer_at
+    from cython.cimports.verbena.transport.requester import after, ask_and_seal, write_bth
+    from cython.cimports.verbena.transport.tables import *
+    from cython.cimports.verbena.wire.kernels import copy, fill, get32, get64, put24, put64
+else:
+    from verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+    from verbena.transport.core import answer_at
+    from verbena.transport.requester import after, ask_and_seal, write_bth
+    from verbena.transport.tables import *  # noqa: F403
+    from verbena.wire.kernels import copy, fill, get32, get64, put24, put64
+
+
+# --- what will be answered --------------------------------------------------------------------------------
+
+
+def answer(q, kind, syndrome, psn):
+    """Queue an answer; False when as many wait as there is room for."""
+    if q.answers_tail - q.answers_head >= q.answers_size:
+        return False
+    a = answer_at(q, q.answers_tail)
+    a.kind = kind
+    a.syndrome = syndrome
+    a.psn = psn
+    a.last_psn = psn
+    a.msn = q.msn
+    a.started = False
+    q.answers_tail += 1
+    return True
+
+
+def acknowledge_request(e, q, psn, asked):
+    """`psn` was executed: acknowledge it by itself, or when the requester asked, together with what came before."""
+    if q.ack_each:
+        answer(q, ANSWER_ACK, AETH_ACK, psn)
+    elif asked:
+        q.ack_due = True
+        q.ack_syndrome = AETH_ACK
+        q.ack_psn = psn
+    else:
+        return
+    e.enlist(q)
+
+
+def not_ready(e, q):
+    """No receive request waits for this message (IBA vol. 1, 9.7.5.2.8)."""
+    e.counters[DROP_NO_RECEIVE] += 1
+    if q.service == RC:
+        e.counters[TX_RNR_NAKS] += 1
+        q.nak_sent = True
+        q.ack_due = True
+        q.ack_syndrome = AETH_RNR | q.min_rnr_code
+        q.ack_psn = q.expected_psn
+        e.enlist(q)
+
+
+def refuse(e, q, code, event, reason):
+    """A request must not be executed: answer what came before it, then the NAK, and end the queue pair.
+
+    On an unreliable connection the message is dropped, and that is all (IBA vol. 1, 9.8.3).
+    """
+    head: cython.uint = q.answers_head
+    e.counters[reason] += 1
+    if q.service != RC:
+        q.open = SKIPPING
+        return
+    e.counters[TX_NAKS] += 1
+    e.fail(q)
+    q.answers_head = head
+    q.ack_due = True
+    q.ack_syndrome = AETH_NAK | code
+    q.ack_psn = q.expected_psn
+    if event >= 0:
+        e.report(REPORT_ASYNC, event, q.index)
+    e.enlist(q)
+
+
+def too_long(length):
+    """A message has at most 2^31 bytes (IBA vol. 1, 9.4.3)."""
+    return (length >> 31) != 0 and (length & 0x7FFFFFFF) != 0
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+def request(e, q, b, at, n, opcode, psn, pad, solicited, asked):
+    """A request packet came: n bytes at b[at], CRC not counted."""
+    if q.service == RC:
+        if psn != q.expected_psn:
+            if after(psn, q.expected_psn):
+                out_of_sequence(e, q)
+            else:
+                duplicate(e, q, b, at, opcode, psn)
+            return
+        q.nak_sent = False
+        if not in_order(q, opcode):
+            refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+            return
+    else:
+        if psn != q.expected_psn:
+            q.open = SKIPPING
+        q.expected_psn = (psn + 1) & PSN_MASK
+        if end_bits(opcode) & 1:
+            q.open = NOTHING_OPEN
+        elif not in_order(q, opcode):
+            e.counters[DROP_MESSAGE_BROKEN] += 1
+            return
+    if not q.established:
+        q.established = True
+        if q.state == RTR:
+            e.report(REPORT_ASYNC, ASYNC_COMM_EST, q.index)
+    if opcode == READ_REQUEST:
+        read_request(e, q, b, at, psn, False)
+    elif opcode == COMPARE_SWAP or opcode == FETCH_ADD:
+        atomic_request(e, q, b, at, opcode, psn)
+    elif opcode >= WRITE_FIRST and opcode <= WRITE_ONLY_IMM:
+        write_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked)
+    else:
+        send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked)
+
+
+def out_of_sequence(e, q):
+    """A packet from beyond a gap: one NAK for each gap (IBA vol. 1, 9.7.5.2.4)."""
+    e.counters[RX_OUT_OF_SEQUENCE] += 1
+    if q.nak_sent:
+        return
+    q.nak_sent = True
+    q.ack_due = True
+    q.ack_syndrome = AETH_NAK | NAK_SEQUENCE
+    q.ack_psn = q.expected_psn
+    e.counters[TX_NAKS] += 1
+    e.enlist(q)
+
+
+def end_bits(opcode):
+    """1: the packet begins a message, 2: it ends one."""
+    if opcode == SEND_FIRST or opcode == WRITE_FIRST:
+        return 1
+    if opcode == SEND_MIDDLE or opcode == WRITE_MIDDLE:
+        return 0
+    if (
+        opcode == SEND_LAST
+        or opcode == SEND_LAST_IMM
+        or opcode == SEND_LAST_INV
+        or opcode == WRITE_LAST
+        or opcode == WRITE_LAST_IMM
+    ):
+        return 2
+    return 3
+
+
+def in_order(q, opcode):
+    """Does the packet continue what is open (IBA vol. 1, 9.7.4.1.2)?"""
+    if end_bits(opcode) & 1:
+        return q.open == NOTHING_OPEN
+    if opcode >= WRITE_MIDDLE and opcode <= WRITE_LAST_IMM:
+        return q.open == WRITE_OPEN
+    return q.open == SEND_OPEN
+
+
+def accept(e, q, psn, packets, message_ends, by_ack, asked):
+    """The packet was executed; it is answered by an acknowledgement, or else by a response of its own."""
+    e.counters[RX_ACCEPTED] += 1
+    q.expected_psn = (psn + packets) & PSN_MASK
+    if message_ends:
+        q.msn = (q.msn + 1) & PSN_MASK
+        q.open = NOTHING_OPEN
+    if q.service == RC:
+        if by_ack:
+            acknowledge_request(e, q, psn, asked)
+        elif q.ack_syndrome == AETH_ACK:
+            # The response acknowledges everything before it.
+            q.ack_due = False
+
+
+def send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
+    """A packet of a SEND: into the oldest receive buffer."""
+    ends: cython.uint = end_bits(opcode)
+    extended: cython.uint = 0
+    flags: cython.int = 0
+    immediate: cython.uint = 0
+    payload: cython.ulonglong
+    if opcode == SEND_LAST_IMM or opcode == SEND_ONLY_IMM:
+        extended = 4
+        flags = WC_WITH_IMM
+    elif opcode == SEND_LAST_INV or opcode == SEND_ONLY_INV:
+        extended = 4
+        flags = WC_WITH_INV
+    payload = n - 12 - extended - pad
+    if payload > q.mtu or (not ends & 2 and payload != q.mtu) or (ends == 2 and payload == 0):
+        refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+        return
+    if ends & 1:
+        if not e.take_receive(q):
+            if q.service == UC:
+                q.open = SKIPPING
+            not_ready(e, q)
+            return
+        q.received = 0
+        q.open = SEND_OPEN
+    if q.received + payload > q.recv_length:
+        if q.service == RC:
+            e.complete_recv(q, LOC_LEN_ERR, WC_RECV, q.received, 0, 0, q.destination, False)
+        refuse(e, q, NAK_INVALID_REQUEST, -1, DROP_TOO_LONG)
+        return
+    if payload and not e.scatter(
+        q.domain, q.recv_sge, 0, q.recv_sges, q.received, b, at + 12 + extended, payload
+    ):
+        e.complete_recv(q, LOC_PROT_ERR, WC_RECV, q.received, 0, 0, q.destination, False)
+        if q.service == RC:
+            refuse(e, q, NAK_REMOTE_OPERATION, -1, DROP_PROTECTION)
+        else:
+            e.counters[DROP_PROTECTION] += 1
+            e.fail(q)
+        return
+    q.received += payload
+    if ends & 2:
+        if extended:
+            immediate = get32(b, at + 12)
+        if flags == WC_WITH_INV and not e.regions.invalidate(q.domain, immediate):
+            refuse(e, q, NAK_REMOTE_OPERATION, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+            return
+        accept(e, q, psn, 1, True, True, asked)
+        e.complete_recv(q, SUCCESS, WC_RECV, q.received, flags, immediate, q.destination, solicited)
+    else:
+        accept(e, q, psn, 1, False, True, asked)
+
+
+def write_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
+    """A packet of an RDMA WRITE: to the address that the message's first packet names."""
+    ends: cython.uint = end_bits(opcode)
+    extended: cython.uint = 16 if ends & 1 else 0
+    immediate: cython.bint = opcode == WRITE_LAST_IMM or opcode == WRITE_ONLY_IMM
+    payload: cython.ulonglong
+    if immediate:
+        extended += 4
+    payload = n - 12 - extended - pad
+    if ends & 1:
+        q.write_address = get64(b, at + 12)
+        q.write_key = get32(b, at + 20)
+        q.write_left = get32(b, at + 24)
+        q.write_length = q.write_left
+        if too_long(q.write_left):
+            refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+            return
+        if not q.access & REMOTE_WRITE or (
+            q.write_left
+            and not e.regions.find_remote(q.domain, q.write_key, q.write_address, q.write_left, REMOTE_WRITE)
+        ):
+            refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+            return
+        q.open = WRITE_OPEN
+    if (
+        payload > q.mtu
+        or payload > q.write_left
+        or (not ends & 2 and (payload != q.mtu or payload == q.write_left))
+        or (ends & 2 and payload != q.write_left)
+    ):
+        refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+        return
+    if immediate and not e.take_receive(q):
+        if q.service == UC or ends & 1:
+            q.open = NOTHING_OPEN
+        not_ready(e, q)
+        return
+    if payload:
+        r = e.regions.find_remote(q.domain, q.write_key, q.write_address, payload, REMOTE_WRITE)
+        if not r:
+            refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+            return
+        copy(r.base, q.write_address - r.address, b, at + 12 + extended, payload)
+        q.write_address += payload
+        q.write_left -= payload
+    accept(e, q, psn, 1, (ends & 2) != 0, True, asked)
+    if immediate:
+        e.complete_recv(
+            q,
+            SUCCESS,
+            WC_RECV_RDMA_WITH_IMM,
+            q.write_length,
+            WC_WITH_IMM,
+            get32(b, at + 12 + extended - 4),
+            q.destination,
+            solicited,
+        )
+
+
+def read_request(e, q, b, at, psn, repeated):
+    """An RDMA READ: its answer is queued, and read from memory when it is sent (IBA vol. 1, 9.7.5.1.4)."""
+    address: cython.ulonglong = get64(b, at + 12)
+    key: cython.uint = get32(b, at + 20)
+    length: cython.ulonglong = get32(b, at + 24)
+    packets: cython.uint = 1
+    place: cython.uint
+    waiting: cython.uint = 0
+    if length:
+        packets = (length + q.mtu - 1) // q.mtu
+    if repeated and after((psn + packets) & PSN_MASK, q.expected_psn):
+        e.counters[DROP_INVALID_REQUEST] += 1
+        return
+    place = q.answers_head
+    while place != q.answers_tail:
+        a = answer_at(q, place)
+        if a.kind != ANSWER_ACK:
+            waiting += 1
+        if repeated and a.kind == ANSWER_READ and a.last_psn == ((psn + packets - 1) & PSN_MASK):
+            # Its answer is being sent: start it again from where the requester lost it.
+            a.psn, a.address, a.left, a.key, a.started = psn, address, length, key, False
+            e.counters[RX_DUPLICATE] += 1
+            return
+        place += 1
+    if too_long(length) or (not repeated and waiting >= q.max_dest_rd_atomic):
+        if repeated:
+            e.counters[DROP_INVALID_REQUEST] += 1
+        else:
+            refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+        return
+    if not q.access & REMOTE_READ or (
+        length and not e.regions.find_remote(q.domain, key, address, length, REMOTE_READ)
+    ):
+        refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+        return
+    if not answer(q, ANSWER_READ, AETH_ACK, psn):
+        e.counters[DROP_ANSWERS_FULL] += 1
+        return
+    if repeated:
+        e.counters[RX_DUPLICATE] += 1
+    else:
+        accept(e, q, psn, packets, True, False, False)
+    a = answer_at(q, q.answers_tail - 1)
+    a.last_psn = (psn + packets - 1) & PSN_MASK
+    a.address = address
+    a.left = length
+    a.key = key
+    a.msn = q.msn
+    e.enlist(q)
+
+
+def atomic_request(e, q, b, at, opcode, psn):
+    """A compare-and-swap or fetch-and-add on an aligned 64-bit word (IBA vol. 1, 9.4.5)."""
+    address: cython.ulonglong = get64(b, at + 12)
+    key: cython.uint = get32(b, at + 20)
+    operand: cython.ulonglong = get64(b, at + 24)
+    compare: cython.ulonglong = get64(b, at + 32)
+    old: cython.ulonglong = 0
+    new: cython.ulonglong
+    i: cython.int
+    where: cython.ulonglong
+    word_mask: cython.ulonglong = (cython.cast(cython.ulonglong, 1) << 63 << 1) - 1
+    place: cython.uint = q.answers_head
+    waiting: cython.uint = 0
+    while place != q.answers_tail:
+        if answer_at(q, place).kind != ANSWER_ACK:
+            waiting += 1
+        place += 1
+    if address & 7 or waiting >= q.max_dest_rd_atomic:
+        refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+        return
+    r = e.regions.find_remote(q.domain, key, address, 8, REMOTE_ATOMIC)
+    if not r or not q.access & REMOTE_ATOMIC:
+        refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+        return
+    if not answer(q, ANSWER_ATOMIC, AETH_ACK, psn):
+        e.counters[DROP_ANSWERS_FULL] += 1
+        return
+    where = address - r.address
+    for i in range(8):
+        old |= cython.cast(cython.ulonglong, r.base[where + i]) << (8 * i)
+    if opcode == FETCH_ADD:
+        new = (old + operand) & word_mask
+    else:
+        new = operand if old == compare else old
+    for i in range(8):
+        r.base[where + i] = (new >> (8 * i)) & 0xFF
+    q.atomics[q.atomics_next].psn = psn
+    q.atomics[q.atomics_next].value = old
+    q.atomics[q.atomics_next].live = True
+    q.atomics_next = (q.atomics_next + 1) % q.atomics_size
+    accept(e, q, psn, 1, True, False, False)
+    a = answer_at(q, q.answers_tail - 1)
+    a.value = old
+    a.msn = q.msn
+    e.enlist(q)
+
+
+def duplicate(e, q, b, at, opcode, psn):
+    """A request that was executed before: answer it again, execute nothing twice (IBA vol. 1, 9.7.5.1.3, 9.7.5.1.5)."""
+    i: cython.uint
+    if opcode == READ_REQUEST:
+        read_request(e, q, b, at, psn, True)
+        return
+    if opcode == COMPARE_SWAP or opcode == FETCH_ADD:
+        for i in range(q.atomics_size):
+            if q.atomics[i].live and q.atomics[i].psn == psn:
+                if answer(q, ANSWER_ATOMIC, AETH_ACK, psn):
+                    answer_at(q, q.answers_tail - 1).value = q.atomics[i].value
+                    e.counters[RX_DUPLICATE] += 1
+                    e.enlist(q)
+                else:
+                    e.counters[DROP_ANSWERS_FULL] += 1
+                return
+        e.counters[DROP_NO_ATOMIC_RESULT] += 1
+        return
+    e.counters[RX_DUPLICATE] += 1
+    if q.ack_each:
+        answer(q, ANSWER_ACK, AETH_ACK, psn)
+    elif not q.ack_due:
+        q.ack_due = True
+        q.ack_syndrome = AETH_ACK
+        q.ack_psn = (q.expected_psn - 1) & PSN_MASK
+    e.enlist(q)
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def write_aeth(e, q, b, opcode, syndrome, psn, msn, value):
+    """An acknowledgement or an atomic's answer, ready to be sealed; returns its size."""
+    size: cython.size_t = 20
+    write_bth(b, 0, opcode, 0x40, q.pkey, q.destination, psn)
+    b[12] = syndrome
+    put24(b, 13, msn)
+    if opcode == ATOMIC_ACKNOWLEDGE:
+        put64(b, 16, value)
+        size = 28
+    e.burst_segment = size
+    e.burst_packets = 1
+    e.burst_path = q.path
+    e.counters[TX_ACKS] += 1
+    ask_and_seal(e, q, b, size, False)
+    return size
+
+
+def answer_burst(e, q, b, size):
+    """Write the next burst of answers; returns its bytes.  Answers leave in the order of their packet numbers."""
+    n: cython.size_t
+    while q.answers_head != q.answers_tail:
+        a = answer_at(q, q.answers_head)
+        if a.kind == ANSWER_READ:
+            n = read_burst(e, q, a, b, size)
+            if n:
+                return n
+            continue
+        q.answers_head += 1
+        if a.kind == ANSWER_ATOMIC:
+            return write_aeth(e, q, b, ATOMIC_ACKNOWLEDGE, a.syndrome, a.psn, a.msn, a.value)
+        return write_aeth(e, q, b, ACKNOWLEDGE, a.syndrome, a.psn, a.msn, 0)
+    if q.ack_due:
+        q.ack_due = False
+        return write_aeth(e, q, b, ACKNOWLEDGE, q.ack_syndrome, q.ack_psn, q.msn, 0)
+    return 0
+
+
+def read_burst(e, q, a, b, size):
+    """The next packets of a READ's answer: First, Middle… and Last, or Only; First and Last carry an AETH."""
+    written: cython.size_t = 0
+    payload: cython.uint
+    pad: cython.uint
+    total: cython.uint
+    head: cython.uint
+    opcode: cython.uint
+    last: cython.bint
+    e.burst_packets = 0
+    e.burst_path = q.path
+    while e.burst_packets < e.burst_limit:
+        last = a.psn == a.last_psn
+        payload = cython.cast(cython.uint, a.left) if last else q.mtu
+        if last:
+            opcode = READ_RESPONSE_LAST if a.started else READ_RESPONSE_ONLY
+        else:
+            opcode = READ_RESPONSE_MIDDLE if a.started else READ_RESPONSE_FIRST
+        head = 12 if opcode == READ_RESPONSE_MIDDLE else 16
+        pad = (4 - (payload & 3)) & 3
+        total = head + payload + pad + 4
+        if e.burst_packets == 0:
+            e.burst_segment = total
+        elif total > e.burst_segment:
+            break
+        if written + total > size:
+            break
+        if payload:
+            r = e.regions.find_remote(q.domain, a.key, a.address, payload, REMOTE_READ)
+            if not r:
+                # The region was closed while it was being read.
+                if e.burst_packets == 0:
+                    q.answers_head += 1
+                    q.expected_psn = a.psn
+                    refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, READS_WITHDRAWN)
+                    q.answers_head = q.answers_tail
+                    return 0
+                break
+            copy(b, written + head, r.base, a.address - r.address, payload)
+        if pad:
+            fill(b, written + head + payload, 0, pad)
+        write_bth(b, written, opcode, 0x40 | pad << 4, q.pkey, q.destination, a.psn)
+        if head == 16:
+            b[written + 12] = a.syndrome
+            put24(b, written + 13, a.msn)
+        written += total
+        e.burst_packets += 1
+        a.address += payload
+        a.left -= payload
+        a.psn = (a.psn + 1) & PSN_MASK
+        a.started = True
+        if last:
+            q.answers_head += 1
+            break
+        if total < e.burst_segment:
+            break
+    if written:
+        ask_and_seal(e, q, b, written, False)
+    return written

@@ -1,0 +1,500 @@
+"""What the transport keeps: the tables of one adapter, made and freed.
+
+`Tables` owns queue-pair contexts, receive queues, completion rings, paths and counters: C structs (declared in
+``tables.pxd``) when compiled, small classes with the same fields otherwise.  Everything here happens once per object;
+what happens once per packet is in `core`, `requester` and `responder`.  Callers hold the adapter's lock.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+from verbena.errors import ResourceError
+
+if cython.compiled:
+    from cython.cimports.libc.stdlib import calloc, free
+    from cython.cimports.verbena.wire.kernels import prefix
+else:
+    from verbena._declarations import declarations
+    from verbena.wire.kernels import prefix
+
+    globals().update(declarations(__file__))
+
+COUNTERS = (
+    "tx.packets",
+    "tx.bytes",
+    "rx.packets",
+    "rx.bytes",
+    "rx.accepted",
+    "rx.duplicate",
+    "rx.out_of_sequence",
+    "tx.retransmitted",
+    "tx.acks",
+    "tx.naks",
+    "tx.rnr_naks",
+    "rx.naks",
+    "rx.rnr_naks",
+    "timeouts",
+    "rx.ident_solved",
+    "rx.congestion_notification",
+    "reads.withdrawn",
+    "drop.short",
+    "drop.length",
+    "drop.version",
+    "drop.opcode",
+    "drop.icrc",
+    "drop.ident",
+    "drop.no_qp",
+    "drop.qp_state",
+    "drop.service",
+    "drop.pkey",
+    "drop.qkey",
+    "drop.source",
+    "drop.stale_response",
+    "drop.no_receive",
+    "drop.too_long",
+    "drop.protection",
+    "drop.invalid_request",
+    "drop.message_broken",
+    "drop.no_atomic_result",
+    "drop.answers_full",
+    "drop.cq_overflow",
+    "drop.tx_no_route",
+    "drop.rx_socket",
+)
+
+
+def _places(wanted: int) -> int:
+    """The ring for that many entries: a power of two, so that indices may wrap."""
+    return 1 << max(0, wanted - 1).bit_length()
+
+
+class Tables:
+    """The tables of one channel adapter; `max_…` are its limits, `window_bytes` what one queue pair may have in flight."""
+
+    def __init__(self, regions, own_gid, udp_port, max_qp, max_cq, max_recv_queue, max_path, window_bytes):
+        i: cython.int
+        self.regions = regions
+        self.max_qp, self.max_cq, self.max_recv_queue, self.max_path = (
+            max_qp,
+            max_cq,
+            max_recv_queue,
+            max_path,
+        )
+        self.udp_port = udp_port
+        self.window_bytes = window_bytes
+        self.icrc_checked = True
+        self._generations = {}
+        # Indices are handed out upwards and come back to the end of the line, so that a number is reused late.
+        self._free_qp, self._free_cq = None, None
+        self.ready_size = _places(max_qp + 2)
+        self.report_size = _places(8 * (max_qp + max_cq) + 64)
+        self._allocate()
+        for i in range(16):
+            self.own_gid[i] = own_gid[i]
+
+    def _allocate(self):
+        if cython.compiled:
+            self.qps = cython.cast(
+                cython.pointer(cython.pointer(QueuePair)), calloc(self.max_qp, cython.sizeof(cython.p_void))
+            )
+            self.recv_queues = cython.cast(
+                cython.pointer(cython.pointer(RecvQueue)),
+                calloc(self.max_recv_queue, cython.sizeof(cython.p_void)),
+            )
+            self.cqs = cython.cast(
+                cython.pointer(cython.pointer(CompletionRing)),
+                calloc(self.max_cq, cython.sizeof(cython.p_void)),
+            )
+            self.paths = cython.cast(
+                cython.pointer(cython.pointer(Path)), calloc(self.max_path, cython.sizeof(cython.p_void))
+            )
+            self.counters = cython.cast(cython.pointer(uint64_t), calloc(COUNTER_COUNT, 8))
+            self.ready = cython.cast(cython.pointer(int32_t), calloc(self.ready_size, 4))
+            self.due = cython.cast(cython.pointer(Due), calloc(self.max_qp, cython.sizeof(Due)))
+            self.report_ring = cython.cast(
+                cython.pointer(Report), calloc(self.report_size, cython.sizeof(Report))
+            )
+            self.flows = cython.cast(cython.pointer(Flow), calloc(FLOWS, cython.sizeof(Flow)))
+            if not (self.qps and self.recv_queues and self.cqs and self.paths and self.counters):
+                raise MemoryError
+            if not (self.ready and self.due and self.report_ring and self.flows):
+                raise MemoryError
+        else:
+            self.qps = [None] * self.max_qp
+            self.recv_queues = [None] * self.max_recv_queue
+            self.cqs = [None] * self.max_cq
+            self.paths = [None] * self.max_path
+            self.counters = [0] * COUNTER_COUNT
+            self.own_gid = bytearray(16)
+            self.ready = [0] * self.ready_size
+            self.ready_head = self.ready_tail = self.due_count = self.report_head = self.report_tail = 0
+            self.due = [Due() for _ in range(self.max_qp)]
+            self.report_ring = [Report() for _ in range(self.report_size)]
+            self.flows = [Flow() for _ in range(FLOWS)]
+        self._free_qp = [*range(16, self.max_qp)]
+        self._free_qp.reverse()
+        self._free_queue = [*range(self.max_recv_queue)]
+        self._free_queue.reverse()
+        self._free_cq = [*range(self.max_cq)]
+        self._free_cq.reverse()
+        self._free_path = [*range(self.max_path)]
+        self._free_path.reverse()
+
+    def __dealloc__(self):
+        i: cython.int
+        if not cython.compiled:
+            return
+        if self.qps:
+            for i in range(self.max_qp):
+                if self.qps[i]:
+                    free(self.qps[i].sq)
+                    free(self.qps[i].sge)
+                    free(self.qps[i].inline_data)
+                    free(self.qps[i].answers)
+                    free(self.qps[i].atomics)
+                    free(self.qps[i])
+        if self.recv_queues:
+            for i in range(self.max_recv_queue):
+                if self.recv_queues[i]:
+                    free(self.recv_queues[i].ring)
+                    free(self.recv_queues[i].sge)
+                    free(self.recv_queues[i])
+        if self.cqs:
+            for i in range(self.max_cq):
+                if self.cqs[i]:
+                    free(self.cqs[i].ring)
+                    free(self.cqs[i])
+        if self.paths:
+            for i in range(self.max_path):
+                free(self.paths[i])
+        free(self.qps)
+        free(self.recv_queues)
+        free(self.cqs)
+        free(self.paths)
+        free(self.counters)
+        free(self.ready)
+        free(self.due)
+        free(self.report_ring)
+        free(self.flows)
+
+    # --- making and freeing -------------------------------------------------------------------------------
+
+    def _slot(self, free_list, what, limit):
+        if not free_list:
+            raise ResourceError(f"all {limit} {what} of the adapter are in use: close one")
+        return free_list.pop()
+
+    def make_cq(self, depth):
+        """A completion ring for `depth` entries; returns its index."""
+        at: cython.int = self._slot(self._free_cq, "completion queues", self.max_cq)
+        places: cython.uint = _places(depth)
+        if cython.compiled:
+            ring = cython.cast(cython.pointer(CompletionRing), calloc(1, cython.sizeof(CompletionRing)))
+            if not ring:
+                raise MemoryError
+            ring.ring = cython.cast(cython.pointer(Cqe), calloc(places, cython.sizeof(Cqe)))
+            if not ring.ring:
+                free(ring)
+                raise MemoryError
+        else:
+            ring = CompletionRing()
+            ring.ring = [Cqe() for _ in range(places)]
+        ring.size, ring.mask, ring.live = depth, places - 1, True
+        self.cqs[at] = ring
+        return at
+
+    def free_cq(self, index):
+        at: cython.int = index
+        ring = self.cqs[at]
+        if cython.compiled:
+            free(ring.ring)
+            free(ring)
+            self.cqs[at] = cython.NULL
+        else:
+            self.cqs[at] = None
+        self._free_cq.insert(0, index)
+
+    def make_recv_queue(self, size, max_sge, domain, shared):
+        """A receive queue of `size` work requests; returns its index."""
+        at: cython.int = self._slot(self._free_queue, "receive queues", self.max_recv_queue)
+        places: cython.uint = _places(size)
+        sges: cython.uint = max(1, max_sge)
+        if cython.compiled:
+            queue = cython.cast(cython.pointer(RecvQueue), calloc(1, cython.sizeof(RecvQueue)))
+            if not queue:
+                raise MemoryError
+            queue.ring = cython.cast(cython.pointer(RecvWqe), calloc(places, cython.sizeof(RecvWqe)))
+            queue.sge = cython.cast(cython.pointer(Sge), calloc(places * sges, cython.sizeof(Sge)))
+            if not queue.ring or not queue.sge:
+                free(queue.ring)
+                free(queue.sge)
+                free(queue)
+                raise MemoryError
+        else:
+            queue = RecvQueue()
+            queue.ring = [RecvWqe() for _ in range(places)]
+            queue.sge = [Sge() for _ in range(places * sges)]
+        queue.size, queue.mask, queue.max_sge = size, places - 1, sges
+        queue.domain, queue.shared, queue.live = domain, shared, True
+        self.recv_queues[at] = queue
+        return at
+
+    def free_recv_queue(self, index):
+        at: cython.int = index
+        queue = self.recv_queues[at]
+        if cython.compiled:
+            free(queue.ring)
+            free(queue.sge)
+            free(queue)
+            self.recv_queues[at] = cython.NULL
+        else:
+            self.recv_queues[at] = None
+        self._free_queue.insert(0, index)
+
+    def make_qp(
+        self, service, domain, send_cq, recv_cq, recv_queue, sq_size, max_send_sge, max_inline, fixed=0
+    ):
+        """A queue-pair context in RESET; returns (index, number).  `fixed` asks for that number (QP1)."""
+        at: cython.int = fixed
+        if fixed:
+            if self.qps[at]:
+                raise ResourceError(f"queue pair {fixed} exists already: an adapter has one")
+        else:
+            at = self._slot(self._free_qp, "queue pairs", self.max_qp)
+        generation = self._generations.get(at, 0)
+        self._generations[at] = (generation + 1) & 0xFF
+        places: cython.uint = _places(sq_size)
+        sges: cython.uint = max(1, max_send_sge)
+        if cython.compiled:
+            q = cython.cast(cython.pointer(QueuePair), calloc(1, cython.sizeof(QueuePair)))
+            if not q:
+                raise MemoryError
+            q.sq = cython.cast(cython.pointer(SendWqe), calloc(places, cython.sizeof(SendWqe)))
+            q.sge = cython.cast(cython.pointer(Sge), calloc(places * sges, cython.sizeof(Sge)))
+            if max_inline:
+                q.inline_data = cython.cast(cython.pointer(uint8_t), calloc(places, max_inline))
+            if not q.sq or not q.sge or (max_inline and not q.inline_data):
+                free(q.sq)
+                free(q.sge)
+                free(q)
+                raise MemoryError
+        else:
+            q = QueuePair()
+            q.sq = [SendWqe() for _ in range(places)]
+            q.sge = [Sge() for _ in range(places * sges)]
+            q.recv_sge = [Sge() for _ in range(MAX_SGE)]
+            q.inline_data = bytearray(places * max_inline)
+        q.index, q.qpn = at, fixed or (at | generation << 16)
+        q.service, q.domain, q.send_cq, q.recv_cq = service, domain, send_cq, recv_cq
+        q.recv_queue, q.sq_size, q.sq_mask = recv_queue, sq_size, places - 1
+        q.max_send_sge, q.max_inline, q.path, q.live = sges, max_inline, -1, True
+        self.qps[at] = q
+        self.cqs[send_cq].users += 1
+        self.cqs[recv_cq].users += 1
+        return (at, q.qpn)
+
+    def forget(self, q):
+        """Take a queue pair out of the timer heap and the line of senders (`core` knows how)."""
+
+    def free_qp(self, index):
+        at: cython.int = index
+        q = self.qps[at]
+        self.cqs[q.send_cq].users -= 1
+        self.cqs[q.recv_cq].users -= 1
+        if q.path >= 0:
+            self.free_path(q.path)
+        self.forget(q)
+        if cython.compiled:
+            free(q.sq)
+            free(q.sge)
+            free(q.inline_data)
+            free(q.answers)
+            free(q.atomics)
+            free(q)
+            self.qps[at] = cython.NULL
+        else:
+            self.qps[at] = None
+        if index >= 16:
+            self._free_qp.insert(0, index)
+
+    def set_responder(self, index, max_dest_rd_atomic):
+        """Give a queue pair its responder resources: places for answers that wait, results kept for replay."""
+        at: cython.int = index
+        q = self.qps[at]
+        n: cython.uint = max(1, max_dest_rd_atomic)
+        # One place for each READ and atomic, one acknowledgement for each packet of a burst, and room to spare.
+        places: cython.uint = _places(n + 2 * BURST_PACKETS)
+        if cython.compiled:
+            free(q.answers)
+            free(q.atomics)
+            q.answers = cython.cast(cython.pointer(Answer), calloc(places, cython.sizeof(Answer)))
+            q.atomics = cython.cast(cython.pointer(AtomicResult), calloc(n, cython.sizeof(AtomicResult)))
+            if not q.answers or not q.atomics:
+                raise MemoryError
+        else:
+            q.answers = [Answer() for _ in range(places)]
+            q.atomics = [AtomicResult() for _ in range(n)]
+        q.answers_size, q.atomics_size = places, n
+        q.answers_head, q.answers_tail, q.atomics_next = 0, 0, 0
+
+    def make_path(self, gid, hop_limit, traffic_class, flow_label):
+        """A path to a GID; returns its index.  Count its users with `hold_path` and `free_path`."""
+        i: cython.int
+        at: cython.int = self._slot(self._free_path, "paths", self.max_path)
+        if cython.compiled:
+            p = cython.cast(cython.pointer(Path), calloc(1, cython.sizeof(Path)))
+            if not p:
+                raise MemoryError
+        else:
+            p = Path()
+        for i in range(16):
+            p.remote[i] = gid[i]
+        p.is_ip4 = gid[:12] == b"\0" * 10 + b"\xff\xff"
+        p.loopback = gid == bytes([self.own_gid[i] for i in range(16)])
+        p.hop_limit, p.traffic_class, p.flow_label = hop_limit, traffic_class, flow_label
+        p.users, p.live = 1, True
+        if cython.compiled:
+            prefix(p.prefix, p.is_ip4, self.own_gid, p.remote, self.udp_port, self.udp_port)
+        else:
+            p.prefix = bytearray(64)
+            prefix(p.prefix, p.is_ip4, self.own_gid, p.remote, self.udp_port, self.udp_port)
+        self.paths[at] = p
+        return at
+
+    def hold_path(self, index):
+        at: cython.int = index
+        self.paths[at].users += 1
+
+    def free_path(self, index):
+        at: cython.int = index
+        self.paths[at].users -= 1
+        if self.paths[at].users:
+            return
+        if cython.compiled:
+            free(self.paths[at])
+            self.paths[at] = cython.NULL
+        else:
+            self.paths[at] = None
+        self._free_path.insert(0, index)
+
+    # --- attributes and states of queue pairs (what is allowed, `adapter.states` knows) -------------------
+
+    def set_attribute(self, index, name, value):
+        """Set one attribute of a queue pair, by the name of its field in `QueuePair`."""
+        at: cython.int = index
+        q = self.qps[at]
+        if name == "destination":
+            q.destination = value
+        elif name == "path":
+            if q.path >= 0:
+                self.free_path(q.path)
+            q.path = value
+        elif name == "mtu":
+            q.mtu = value
+            q.window_max = min(max(self.window_bytes // value, 8), 1 << 20)
+            q.window = q.window_max
+        elif name == "qkey":
+            q.qkey = value
+        elif name == "access":
+            q.access = value
+        elif name == "pkey":
+            q.pkey = value
+        elif name == "timeout_ns":
+            q.timeout_ns = value
+        elif name == "min_rnr_code":
+            q.min_rnr_code = value
+        elif name == "retry_count":
+            q.retry_count = q.retries_left = value
+        elif name == "rnr_retry":
+            q.rnr_retry = q.rnr_left = value
+        elif name == "max_rd_atomic":
+            q.max_rd_atomic = value
+        elif name == "max_dest_rd_atomic":
+            q.max_dest_rd_atomic = value
+        elif name == "expected_psn":
+            q.expected_psn = value
+        elif name == "send_psn":
+            q.send_psn = q.una_psn = q.max_psn = value
+        elif name == "all_signaled":
+            q.all_signaled = value
+        elif name == "ack_each":
+            q.ack_each = value
+        else:
+            raise KeyError(name)
+
+    def get_state(self, index):
+        at: cython.int = index
+        return self.qps[at].state
+
+    def attributes(self, index):
+        """What a queue pair is set to, and where it stands."""
+        at: cython.int = index
+        q = self.qps[at]
+        return {
+            "destination": q.destination,
+            "mtu": q.mtu,
+            "qkey": q.qkey,
+            "access": q.access,
+            "pkey": q.pkey,
+            "timeout_ns": q.timeout_ns,
+            "min_rnr_code": q.min_rnr_code,
+            "retry_count": q.retry_count,
+            "rnr_retry": q.rnr_retry,
+            "max_rd_atomic": q.max_rd_atomic,
+            "max_dest_rd_atomic": q.max_dest_rd_atomic,
+            "expected_psn": q.expected_psn,
+            "send_psn": q.send_psn,
+            "unacknowledged_psn": q.una_psn,
+            "window": q.window,
+        }
+
+    def set_state(self, index, state):
+        """Move a queue pair to a state other than ERROR and RESET; SQD begins to drain."""
+        at: cython.int = index
+        q = self.qps[at]
+        q.state = state
+        q.draining = state == SQD
+
+    def clear(self, index):
+        """Back to RESET: everything posted is forgotten, without completions (IBA vol. 1, 10.3.1.2)."""
+        at: cython.int = index
+        q = self.qps[at]
+        queue = self.recv_queues[q.recv_queue]
+        self.forget(q)
+        q.state = RESET
+        if not queue.shared:
+            queue.tail = queue.head
+        q.sq_una = q.sq_next = q.sq_head
+        q.next_packet = q.rd_outstanding = q.window_credit = q.msn = q.open = 0
+        q.gone_back = q.draining = q.recv_taken = q.nak_sent = q.ack_due = q.established = False
+        q.resume_ns = q.deadline_ns = 0
+        q.answers_head = q.answers_tail
+        if q.path >= 0:
+            self.free_path(q.path)
+            q.path = -1
+
+    def arm_limit(self, index, limit):
+        """Ask a shared receive queue for a report when fewer than `limit` requests are left."""
+        at: cython.int = index
+        self.recv_queues[at].limit = limit
+
+    def queue_depth(self, index):
+        """Receive requests that wait in a queue."""
+        at: cython.int = index
+        return (self.recv_queues[at].head - self.recv_queues[at].tail) & 0xFFFFFFFF
+
+    def recv_queue_of(self, index):
+        at: cython.int = index
+        return self.qps[at].recv_queue
+
+    def cq_users(self, index):
+        at: cython.int = index
+        return self.cqs[at].users
+
+    def cq_overrun(self, index):
+        at: cython.int = index
+        return bool(self.cqs[at].overrun)

@@ -1,0 +1,48 @@
+# C types of transport/work.py.
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from verbena.transport.core cimport Core
+from verbena.transport.tables cimport Cqe, QueuePair, RecvQueue
+
+cdef enum:
+    MAX_MESSAGE = 0x7FFFFFFF  # bytes (the issue's and IBA's 2^31 less one)
+
+cdef class ScatterGatherEntry:
+    cdef public uint64_t addr
+    cdef public uint64_t length
+    cdef public uint32_t lkey
+
+cdef class WorkRequest:
+    cdef public uint64_t wr_id
+    cdef public int opcode
+    cdef public object sg_list
+    cdef public int flags
+    cdef public uint32_t imm_data
+    cdef public uint64_t remote_addr
+    cdef public uint32_t rkey
+    cdef public uint64_t compare_add
+    cdef public uint64_t swap
+    cdef public uint32_t invalidate_rkey
+    cdef public object ah
+    cdef public uint32_t remote_qpn
+    cdef public uint32_t remote_qkey
+
+cdef class RecvRequest:
+    cdef public uint64_t wr_id
+    cdef public object sg_list
+
+cdef class CompletionQueueEntry:
+    cdef readonly uint64_t wr_id
+    cdef readonly uint64_t byte_len
+    cdef readonly uint32_t qp_num
+    cdef readonly uint32_t src_qp
+    cdef uint32_t _immediate
+    cdef int _status
+    cdef int _opcode
+    cdef int _flags
+
+cdef class Work(Core):
+    cdef bint _send(self, QueuePair *q, WorkRequest request) except False
+    cdef bint _receive(self, RecvQueue *queue, RecvRequest request) except False
+
+cdef bint allowed(int service, int operation) noexcept nogil

@@ -1,0 +1,179 @@
+"""Completion queues: polled, waited for, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING
+
+from verbena.errors import ClosedError, InvalidAttributeError, InvalidStateError
+from verbena.transport.work import CompletionQueueEntry
+
+if TYPE_CHECKING:
+    from verbena.verbs.context import Context
+
+
+class CompletionQueue:
+    """Where work requests of one or many queue pairs report their end (IBA vol. 1, 11.2.8; document 003).
+
+    Made by `Context.create_cq`.  A context manager; closing it needs its queue pairs closed.  `depth` entries fit; one
+    more is an asynchronous CQ_ERR, after which the queue takes no entries and its queue pairs are in ERR.
+    """
+
+    def __init__(self, context: Context, depth: int, handler: int | None = None) -> None:
+        limit = context.adapter.limits.max_cqe
+        if not isinstance(depth, int) or not 1 <= depth <= limit:
+            raise InvalidAttributeError(f"depth = {depth!r}: this adapter takes 1 to {limit}")
+        self.context = context
+        self.depth = depth
+        self.handler = handler
+        self._callback: Callable[[CompletionQueue], object] | None = context.handler(handler)
+        self._engine = context.adapter.engine
+        self._driver = context.driver
+        with self._engine:
+            self._index: int = self._engine.make_cq(depth)
+        self._open = True
+        self._functions: list[Callable[[], object]] = []
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        context.adapter.cq_sinks[self._index] = self._on_event
+        context.hold(self)
+
+    @property
+    def index(self) -> int:
+        """The queue's number within its adapter."""
+        return self._index
+
+    def __len__(self) -> int:
+        """Entries that wait to be polled."""
+        return int(self._engine.pending(self._checked()))
+
+    @property
+    def overrun(self) -> bool:
+        """Did the queue overflow?  It takes no entries any more."""
+        return bool(self._engine.cq_overrun(self._checked()))
+
+    def _checked(self) -> int:
+        if not self._open:
+            raise ClosedError("this completion queue is closed")
+        return self._index
+
+    def poll(self, n: int = 16) -> list[CompletionQueueEntry]:
+        """At most n entries, oldest first; an empty list when there is none.  Never waits; lets the adapter work."""
+        found: list[CompletionQueueEntry] = self._engine.poll(self._checked(), n)
+        if not found:
+            self._driver.progress()
+            found = self._engine.poll(self._index, n)
+        return found
+
+    def wait(self, timeout: float | None = None, n: int = 16) -> list[CompletionQueueEntry]:
+        """At most n entries, at least one: waits for it, for `timeout` seconds at most; an empty list after that.
+
+        Spins for a moment, then sleeps.  In virtual time, lets simulated time pass.
+        """
+        found = self.poll(n)
+        if not found and (timeout is None or timeout > 0):
+            self._driver.wait_cq(self._index, None if timeout is None else int(timeout * 1e9))
+            found = self._engine.poll(self._checked(), n)
+        return found
+
+    def req_notify(self, solicited_only: bool = False) -> None:
+        """Ask for one event with the next entry (the next solicited one or error): IBA vol. 1, 11.4.2.2.
+
+        Poll again after this call: an entry that came before it raises no event.
+        """
+        with self._engine:
+            self._engine.arm(self._checked(), solicited_only)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when an event came that `req_notify` had asked for; `clear_event` resets it."""
+        return self._driver.event_descriptor(self._checked())
+
+    def clear_event(self) -> None:
+        """Take note of the events so far."""
+        self._driver.clear_descriptor(self._checked())
+
+    def get_event(self, timeout: float | None = None) -> bool:
+        """Wait for an event that `req_notify` had asked for; False after `timeout` seconds."""
+        self._checked()
+        came: list[bool] = []
+        self._functions.append(lambda: came.append(True))
+        return self._driver.wait(lambda: bool(came), None if timeout is None else int(timeout * 1e9))
+
+    def _on_event(self) -> None:
+        functions, self._functions = self._functions, []
+        for function in functions:
+            function()
+        waiters, self._waiters = self._waiters, []
+        for loop, future in waiters:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, future)
+        if self._callback is not None:
+            self.context.call_handler(self._callback, self)
+
+    async def completions(self, n: int = 16) -> list[CompletionQueueEntry]:
+        """At most n entries, at least one; what ``await cq`` does."""
+        while True:
+            found = self.poll(n)
+            if found:
+                return found
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+            self._waiters.append((loop, future))
+            self.req_notify()
+            if len(self):
+                future.cancel()
+                continue
+            try:
+                await future
+            except asyncio.CancelledError:
+                if not self._open:
+                    raise ClosedError("this completion queue was closed") from None
+                raise
+
+    def __await__(self) -> Generator[object, None, list[CompletionQueueEntry]]:
+        return self.completions().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[CompletionQueueEntry]:
+        while True:
+            for entry in await self.completions():
+                yield entry
+
+    def close(self) -> None:
+        """Destroy the queue.  Raises `InvalidStateError` while queue pairs complete to it."""
+        if not self._open:
+            return
+        self.context.adapter.require_idle_cq(self._index)
+        self._open = False
+        self.context.adapter.cq_sinks.pop(self._index, None)
+        self._driver.release_descriptor(self._index)
+        with self._engine:
+            self._engine.free_cq(self._index)
+        for loop, future in self._waiters:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(future.cancel)
+        self.context.let_go(self)
+
+    def __enter__(self) -> CompletionQueue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<CompletionQueue {self._index} of {self.depth} entries>"
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def require_cq(value: object, name: str, context: Context) -> CompletionQueue:
+    """The completion queue itself; `InvalidAttributeError` unless it is an open one of the same adapter (CQN-10)."""
+    if not isinstance(value, CompletionQueue):
+        raise InvalidAttributeError(f"{name}: a CompletionQueue is needed, not {type(value).__name__}")
+    if value.context is not context:
+        raise InvalidAttributeError(f"{name} belongs to another adapter: make one with this context")
+    if not value._open:
+        raise InvalidStateError(f"{name} is closed: make a new one")
+    return value

@@ -1,0 +1,200 @@
+"""A context: a program's hold on one channel adapter, where every verb begins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, PortAttributes
+from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
+from verbena.adapter.gid import Gid
+from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.driver import Driver
+from verbena.verbs.memory import ProtectionDomain
+from verbena.verbs.queue_pair import QueuePair
+
+log = logging.getLogger("verbena")
+
+
+class Context:
+    """An open channel adapter.  Made by `verbena.open_device` and `VirtualNetwork.open_device`.
+
+    A context manager: closing it closes all that was made with it.
+    """
+
+    def __init__(self, adapter: ChannelAdapter, driver: Driver) -> None:
+        self.adapter = adapter
+        self.driver = driver
+        self.queue_pairs: dict[int, QueuePair] = {}
+        self._objects: list[Any] = []
+        self._handlers: dict[int, Callable[[CompletionQueue], object]] = {}
+        self._next_handler = 1
+        self._event_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._events: list[AsyncEvent] = []
+        self._closing: list[Callable[[], None]] = []
+        self._open = True
+        adapter.event_sink = self._on_async_event
+
+    # --- queries ------------------------------------------------------------------------------------------
+
+    def query_device(self) -> DeviceAttributes:
+        """The adapter's limits and identity (IBA vol. 1, 11.2.1.2)."""
+        return self._checked().limits
+
+    def query_adapter(self) -> AdapterAttributes:
+        """How many completion handlers the adapter supports (Query RNIC: document 001, paragraph 31)."""
+        return AdapterAttributes(self._checked().limits.completion_handlers)
+
+    def query_port(self, port: int = 1) -> PortAttributes:
+        """The port's state and properties."""
+        return self._checked().port_attributes(port)
+
+    def query_gid(self, port: int = 1, index: int = 0) -> Gid:
+        """An entry of the GID table; raises `InvalidAttributeError` beyond its end."""
+        self.query_port(port)
+        if not 0 <= index < len(self.adapter.gids):
+            raise InvalidAttributeError(
+                f"GID index {index}: the table has entries 0 to {len(self.adapter.gids) - 1}"
+            )
+        return self.adapter.gids[index]
+
+    @property
+    def gids(self) -> tuple[Gid, ...]:
+        """The GID table of port 1."""
+        return self._checked().gids
+
+    def query_pkey(self, port: int = 1, index: int = 0) -> int:
+        """An entry of the P_Key table, 16 bits; raises `InvalidAttributeError` beyond its end."""
+        self.query_port(port)
+        if not 0 <= index < len(self.adapter.pkeys):
+            raise InvalidAttributeError(
+                f"P_Key index {index}: the table has entries 0 to {len(self.adapter.pkeys) - 1}"
+            )
+        return self.adapter.pkeys[index]
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted so far: packets and bytes, retries, and every drop under its reason."""
+        found: dict[str, int] = self._checked().engine.read_counters()
+        return found
+
+    # --- completion handlers ------------------------------------------------------------------------------
+
+    def set_completion_handler(self, *functions: Callable[[CompletionQueue], object]) -> tuple[int, ...]:
+        """Register completion handlers (document 001, blocks 402 to 406); returns their identifiers.
+
+        A handler is called with the completion queue that has an event, outside the data path; it has to ask for
+        notification again.  Raises `ResourceError` beyond the number that `query_adapter` tells; those registered
+        before stay, none of these is.
+        """
+        self._checked()
+        limit = self.adapter.limits.completion_handlers
+        if not functions or not all(callable(f) for f in functions):
+            raise InvalidAttributeError("give one or more callables, each taking a CompletionQueue")
+        if len(self._handlers) + len(functions) > limit:
+            raise ResourceError(
+                f"{len(self._handlers)} completion handlers are registered, and the adapter has {limit}"
+            )
+        made = tuple(range(self._next_handler, self._next_handler + len(functions)))
+        self._next_handler += len(functions)
+        self._handlers.update(zip(made, functions, strict=True))
+        return made
+
+    def handler(self, identifier: int | None) -> Callable[[CompletionQueue], object] | None:
+        """The function of a registered handler; raises `InvalidAttributeError` for an unknown identifier."""
+        if identifier is None:
+            return None
+        if identifier not in self._handlers:
+            raise InvalidAttributeError(f"completion handler {identifier} is not registered")
+        return self._handlers[identifier]
+
+    def call_handler(self, function: Callable[[CompletionQueue], object], cq: CompletionQueue) -> None:
+        """Run a handler; what it raises is logged, and ends only itself."""
+        try:
+            function(cq)
+        except Exception:
+            log.exception("a completion handler failed on %r", cq)
+
+    # --- making things ------------------------------------------------------------------------------------
+
+    def alloc_pd(self) -> ProtectionDomain:
+        """A new protection domain."""
+        self._checked()
+        return ProtectionDomain(self)
+
+    def create_cq(self, depth: int, handler: int | None = None) -> CompletionQueue:
+        """A new completion queue of `depth` entries, bound to a completion handler's identifier, or to none."""
+        self._checked()
+        return CompletionQueue(self, depth, handler)
+
+    # --- asynchronous events ------------------------------------------------------------------------------
+
+    def _on_async_event(self, event: AsyncEvent) -> None:
+        if event.qp_num is not None:
+            qp = self.queue_pairs.get(event.qp_num)
+            event = AsyncEvent(event.type, qp_num=qp.qp_num if qp else None, source=qp)
+        self._events.append(event)
+        waiters, self._event_waiters = self._event_waiters, []
+        for loop, future in waiters:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(lambda f=future: None if f.done() else f.set_result(None))
+
+    def get_async_event(self, timeout: float | None = None) -> AsyncEvent | None:
+        """The oldest asynchronous event, waiting `timeout` seconds at most; None after that."""
+        self._checked()
+        self.driver.wait(lambda: bool(self._events), None if timeout is None else int(timeout * 1e9))
+        return self._events.pop(0) if self._events else None
+
+    async def async_event(self) -> AsyncEvent:
+        """The oldest asynchronous event, awaited."""
+        while not self._events:
+            self._checked()
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+            self._event_waiters.append((loop, future))
+            await future
+        return self._events.pop(0)
+
+    # --- end ----------------------------------------------------------------------------------------------
+
+    def _checked(self) -> ChannelAdapter:
+        if not self._open:
+            raise ClosedError("this adapter is closed")
+        return self.adapter
+
+    def hold(self, item: Any) -> None:
+        """Remember an object, to close it with the context."""
+        self._objects.append(item)
+
+    def let_go(self, item: Any) -> None:
+        """An object closed itself."""
+        if item in self._objects:
+            self._objects.remove(item)
+
+    def on_close(self, function: Callable[[], None]) -> None:
+        """Call `function` before everything is closed."""
+        self._closing.append(function)
+
+    def close(self) -> None:
+        """Close everything that was made with this context, and the adapter."""
+        if not self._open:
+            return
+        for function in reversed(self._closing):
+            function()
+        for item in [o for o in self._objects if isinstance(o, ProtectionDomain)]:
+            item.__exit__()
+        for item in list(self._objects):
+            item.close()
+        self.driver.close()
+        self._open = False
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Context {self.adapter.limits.name} at {self.adapter.gid.ip}>"

@@ -1,0 +1,47 @@
+"""What the verbs ask of whoever runs the adapter: get work sent, let things happen, wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from verbena.clock import Clock
+
+
+class Driver(Protocol):
+    """Runs one adapter: in virtual time, or on a socket."""
+
+    clock: Clock
+
+    def kick(self) -> None:
+        """Something was posted: send what can be sent."""
+
+    def progress(self) -> None:
+        """Take what has arrived and send what is due, without waiting."""
+
+    def wait(self, ready: Callable[[], bool], timeout_ns: int | None) -> bool:
+        """Let things happen until `ready()`, or until the time is over; returns `ready()`.
+
+        In virtual time, raises `DeadlockError` when nothing is scheduled that could make it ready.
+        """
+
+    def wait_cq(self, index: int, timeout_ns: int | None) -> bool:
+        """The same for a completion queue that has entries; the fastest way to wait."""
+
+    def event_descriptor(self, index: int) -> int:
+        """A file descriptor that becomes readable when the completion queue's notification comes.
+
+        Raises `SystemLimitError` where there are no descriptors (virtual time).
+        """
+
+    def clear_descriptor(self, index: int) -> None:
+        """Forget notifications that made the descriptor readable."""
+
+    def release_descriptor(self, index: int) -> None:
+        """Close the descriptor of a completion queue, if it has one."""
+
+    def call_soon(self, function: Callable[[], Any]) -> None:
+        """Run `function` outside the data path, soon."""
+
+    def close(self) -> None:
+        """Stop; the adapter is not used after it."""

@@ -1,0 +1,225 @@
+"""Queue pairs: the send and receive queues that a program posts work to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from verbena.adapter.attributes import AddressVector, Endpoint, QPAttributes, QPCapabilities
+from verbena.errors import ClosedError, InvalidAttributeError
+from verbena.memory.access import Access
+from verbena.transport.kinds import QPState, QPType
+from verbena.transport.work import RecvRequest, WorkRequest
+from verbena.verbs.completion import CompletionQueue, require_cq
+
+if TYPE_CHECKING:
+    from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
+
+ALL_REMOTE = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
+
+
+class QueuePair:
+    """A send queue and a receive queue (IBA vol. 1, 10.2.3; document 003, "Queue Pairs").
+
+    Made by `ProtectionDomain.create_qp`.  A context manager.  Its service never changes; its state does, by `modify`
+    (state by state, as the standard has it), or by `connect` and `activate` (all the way to RTS).
+    """
+
+    def __init__(
+        self,
+        pd: ProtectionDomain,
+        qp_type: QPType,
+        send_cq: CompletionQueue,
+        recv_cq: CompletionQueue,
+        caps: QPCapabilities,
+        srq: SharedReceiveQueue | None,
+        sq_sig_all: bool,
+        fixed_number: int = 0,
+    ) -> None:
+        try:
+            self.type = QPType(qp_type)
+        except ValueError:
+            raise InvalidAttributeError(f"qp_type = {qp_type!r}: one of RC, UC, UD") from None
+        context = pd.context
+        self.pd = pd
+        self.context = context
+        self.send_cq = require_cq(send_cq, "send_cq", context)
+        self.recv_cq = require_cq(recv_cq, "recv_cq", context)
+        if srq is not None and srq.pd is not pd:
+            raise InvalidAttributeError("srq belongs to another protection domain")
+        self.srq = srq
+        self.capabilities = caps
+        self._adapter = context.adapter
+        self._engine = context.adapter.engine
+        self._kick = context.driver.kick
+        self._index, self.qp_num = self._adapter.create_qp(
+            self.type,
+            pd.number,
+            self.send_cq.index,
+            self.recv_cq.index,
+            caps,
+            shared_queue=None if srq is None else srq.index,
+            all_signaled=sq_sig_all,
+            fixed_number=fixed_number,
+        )
+        self._psn = context.adapter.random.getrandbits(24)
+        self._open = True
+        pd.members.add(self)
+        context.queue_pairs[self._index] = self
+        if srq is not None:
+            srq.queue_pairs.add(self)
+
+    def _checked(self) -> int:
+        if not self._open:
+            raise ClosedError(f"queue pair {self.qp_num:#x} is closed")
+        return self._index
+
+    # --- state --------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> QPState:
+        """The state it is in."""
+        return self._adapter.state(self._checked())
+
+    def modify(self, state: QPState | None = None, **attributes: Any) -> None:
+        """Move to a state, or change attributes within the present one; names as in `struct ibv_qp_attr`.
+
+        port_num, pkey_index, qkey, access_flags, path_mtu (bytes), dest_qp_num, rq_psn, sq_psn, max_rd_atomic,
+        max_dest_rd_atomic, min_rnr_timer (code 0..31), timeout (4.096 us * 2^n; 0 = for ever), retry_cnt (0..7),
+        rnr_retry (0..7; 7 = for ever), ah_attr (an `AddressVector`).
+
+        Which of them a transition needs and allows: `adapter.states.TRANSITIONS`.  Raises `InvalidStateError`,
+        `InvalidAttributeError`; then nothing was changed.
+        """
+        self._adapter.modify_qp(self._checked(), self.type, state, attributes)
+
+    def query(self) -> QPAttributes:
+        """All attributes as they are now."""
+        found = self._adapter.query_qp(self._checked())
+        found["access_flags"] = Access(found["access_flags"])
+        return QPAttributes(
+            qp_num=self.qp_num,
+            qp_type=self.type,
+            state=self.state,
+            capabilities=self.capabilities,
+            completion_handlers=(self.send_cq.handler, self.recv_cq.handler),
+            **found,
+        )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What the peer needs to know to connect by hand: send it there by any means."""
+        self._checked()
+        return Endpoint(self.context.adapter.gid, self.qp_num, self._psn)
+
+    def connect(
+        self,
+        remote: Endpoint,
+        *,
+        mtu: int | None = None,
+        access: Access = ALL_REMOTE,
+        max_rd_atomic: int = 16,
+        timeout: int = 14,
+        retry_cnt: int = 7,
+        rnr_retry: int = 7,
+        min_rnr_timer: int = 12,
+        traffic_class: int = 0,
+        hop_limit: int = 64,
+    ) -> None:
+        """Connect to the peer's `endpoint`: RESET or INIT to RTS (RC and UC).  Both sides do it, in any order.
+
+        mtu: path MTU in bytes, by default the port's.  The other values are those of `modify`; both sides must agree
+        on mtu.
+        """
+        if self.type is QPType.UD:
+            raise InvalidAttributeError("a datagram queue pair has no peer: use activate()")
+        if self.state is QPState.RESET:
+            self.modify(QPState.INIT, port_num=1, pkey_index=0, access_flags=access)
+        vector = AddressVector(gid=remote.gid, traffic_class=traffic_class, hop_limit=hop_limit)
+        path: dict[str, Any] = {
+            "ah_attr": vector,
+            "path_mtu": mtu or self._adapter.active_mtu,
+            "dest_qp_num": remote.qp_num,
+            "rq_psn": remote.psn,
+        }
+        if self.type is QPType.RC:
+            self.modify(QPState.RTR, **path, max_dest_rd_atomic=max_rd_atomic, min_rnr_timer=min_rnr_timer)
+            self.modify(
+                QPState.RTS,
+                sq_psn=self._psn,
+                timeout=timeout,
+                retry_cnt=retry_cnt,
+                rnr_retry=rnr_retry,
+                max_rd_atomic=max_rd_atomic,
+            )
+        else:
+            self.modify(QPState.RTR, **path)
+            self.modify(QPState.RTS, sq_psn=self._psn)
+
+    def activate(self, qkey: int = 0x11111111) -> None:
+        """Bring a datagram queue pair from RESET to RTS; `qkey` is what senders must show."""
+        if self.type is not QPType.UD:
+            raise InvalidAttributeError(f"a {self.type.name} queue pair needs a peer: use connect()")
+        self.modify(QPState.INIT, port_num=1, pkey_index=0, qkey=qkey)
+        self.modify(QPState.RTR)
+        self.modify(QPState.RTS, sq_psn=self._psn)
+
+    # --- work ---------------------------------------------------------------------------------------------
+
+    def post_send(self, request: WorkRequest) -> None:
+        """Post a request to the send queue.
+
+        Raises `InvalidStateError` (not connected), `QueueFullError`, `InvalidAttributeError`; then nothing was
+        posted.  What goes wrong later comes as a completion.
+        """
+        if not self._open:
+            self._checked()
+        self._engine.post_send(self._index, request)
+        self._kick()
+
+    def post_send_many(self, requests: Iterable[WorkRequest]) -> None:
+        """Post several requests, and only then let the adapter send: they share packets' bursts.
+
+        If one raises, those before it are posted.
+        """
+        index = self._checked()
+        post = self._engine.post_send
+        try:
+            for request in requests:
+                post(index, request)
+        finally:
+            self._kick()
+
+    def post_recv(self, request: RecvRequest) -> None:
+        """Post a receive buffer.  Raises `InvalidStateError`, `QueueFullError`, `InvalidAttributeError`."""
+        self._engine.post_recv(self._checked(), request)
+
+    def post_recv_many(self, requests: Iterable[RecvRequest]) -> None:
+        """Post several receive buffers; if one raises, those before it are posted."""
+        index = self._checked()
+        for request in requests:
+            self._engine.post_recv(index, request)
+
+    def close(self) -> None:
+        """Destroy the queue pair: what is posted is flushed to its completion queues first (VRB-18)."""
+        if not self._open:
+            return
+        with self._engine:
+            if self.state is not QPState.RESET:
+                self._engine.fail_qp(self._index)
+            self._open = False
+            queue = None if self.srq is not None else self._engine.recv_queue_of(self._index)
+            self._adapter.destroy_qp(self._index, queue)
+        self.context.queue_pairs.pop(self._index, None)
+        self.pd.members.discard(self)
+        if self.srq is not None:
+            self.srq.queue_pairs.discard(self)
+
+    def __enter__(self) -> QueuePair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<QueuePair {self.qp_num:#x} {self.type.name} {self.state.name if self._open else 'closed'}>"
