@@ -40,6 +40,7 @@ from verbena.errors import (
 )
 from verbena.memory.access import Access
 from verbena.runtime.pairs import ConnectedPair, connected_pair
+from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.runtime.wires import Burst, FaultInjector, Faults, PcapTap, Tracer, Wire
 from verbena.transport.kinds import (
@@ -115,4 +116,5 @@ __all__ = [
     "Wire",
     "WorkRequest",
     "connected_pair",
+    "open_device",
 ]

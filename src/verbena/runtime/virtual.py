@@ -252,6 +252,9 @@ class VirtualDriver:
             "virtual time has no file descriptors: await the completion queue, or wait for it"
         )
 
+    def signal(self, index: int) -> None:
+        """There are no descriptors."""
+
     def clear_descriptor(self, index: int) -> None:
         """There are none."""
 

@@ -13,7 +13,7 @@ from typing import IO
 
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError
-from verbena.wire import IPv4, IPv6, LinkType, PcapngWriter, UDP
+from verbena.wire import UDP, IPv4, IPv6, LinkType, PcapngWriter
 from verbena.wire.opcodes import OPCODES
 
 MAPPED = b"\0" * 10 + b"\xff\xff"

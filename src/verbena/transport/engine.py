@@ -334,8 +334,15 @@ class Engine(Work):
             solicited,
         )
 
+    def make_answers(self, q, b, size):
+        q.answers_turn = False
+        return answer_burst(self, q, b, size) if q.state >= RTR else 0
+
     def make_burst(self, b, size, now):
         """The next burst to send, of whatever queue pair's turn it is; 0 when nobody has anything.
+
+        A queue pair's requests and answers take turns, too; after a silence its requests go first, so that an
+        acknowledgement does not hold up the program's own message.
 
         Its packets and destination are in ``burst_segment``, ``burst_packets`` and ``burst_path``.
         """
@@ -345,10 +352,13 @@ class Engine(Work):
             if not q:
                 return 0
             n = 0
-            if q.state >= RTR:
-                n = answer_burst(self, q, b, size)
-                if n == 0 and (q.state == RTS or q.state == SQD):
-                    n = send_burst(self, q, b, size, now)
+            if q.answers_turn:
+                n = self.make_answers(q, b, size)
+            if n == 0 and (q.state == RTS or q.state == SQD):
+                n = send_burst(self, q, b, size, now)
+                q.answers_turn = True
+            if n == 0:
+                n = self.make_answers(q, b, size)
             if n:
                 self.enlist(q)
                 self.counters[TX_PACKETS] += self.burst_packets
@@ -419,6 +429,20 @@ class Engine(Work):
             self.report_head += 1
         self.release()
         return result
+
+    def has_reports(self):
+        """Do reports wait?"""
+        return self.report_head != self.report_tail
+
+    def count(self, name, packets):
+        """Add to a counter that whoever runs the adapter keeps."""
+        at: cython.int = COUNTERS.index(name)
+        self.counters[at] += packets
+
+    def set_counter(self, name, value):
+        """Set a counter that is counted elsewhere."""
+        at: cython.int = COUNTERS.index(name)
+        self.counters[at] = value
 
     def read_counters(self):
         """All counters by name."""

@@ -139,6 +139,7 @@ cdef enum:  # places in Core.counters; their names are in state.COUNTERS, in the
     IDENT_SOLVED
     RX_CONGESTION
     READS_WITHDRAWN
+    LOOPED_PACKETS
     DROP_SHORT
     DROP_LENGTH
     DROP_VERSION
@@ -341,6 +342,7 @@ cdef struct QueuePair:
     uint32_t atomics_size
     uint32_t atomics_next  # place of the next result
     # scheduling
+    bint answers_turn  # the next burst is one of answers, if there are any
     bint ready
     bint timed
     uint64_t heap_ns

@@ -41,6 +41,7 @@ COUNTERS = (
     "rx.ident_solved",
     "rx.congestion_notification",
     "reads.withdrawn",
+    "looped.packets",
     "drop.short",
     "drop.length",
     "drop.version",

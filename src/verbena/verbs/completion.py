@@ -100,6 +100,7 @@ class CompletionQueue:
         return self._driver.wait(lambda: bool(came), None if timeout is None else int(timeout * 1e9))
 
     def _on_event(self) -> None:
+        self._driver.signal(self._index)
         functions, self._functions = self._functions, []
         for function in functions:
             function()

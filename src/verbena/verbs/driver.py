@@ -34,6 +34,9 @@ class Driver(Protocol):
         Raises `SystemLimitError` where there are no descriptors (virtual time).
         """
 
+    def signal(self, index: int) -> None:
+        """The completion queue's notification came: make its descriptor readable, if it has one."""
+
     def clear_descriptor(self, index: int) -> None:
         """Forget notifications that made the descriptor readable."""
 
