@@ -203,6 +203,7 @@ class ChannelAdapter:
         All is checked before anything changes.  Raises `InvalidStateError`, `InvalidAttributeError`.
         """
         engine = self.engine
+        self.on_work()  # acknowledgements that are due leave before the state forgets them
         with engine:
             current = self.state(index)
             target = current if target is None else QPState(target)

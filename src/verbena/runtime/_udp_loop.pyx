@@ -198,11 +198,7 @@ cdef class UdpLoop:
             memcpy(source, &name.sin6_addr, 16)
             port = ntohs(name.sin6_port)
         size[0] += n
-        if n == 0:
-            # A datagram without a byte: counted as a packet that is too short.
-            self.engine.take_packet(self.rx, 0, 0, 0, now)
-        else:
-            self.engine.take_burst(self.rx, n, segment, source, port, 0, now)
+        self.engine.take_burst(self.rx, n, segment, source, port, 0, now)
         return True
 
     cdef void put_int(self, msghdr *m, uint8_t *control, int level, int kind, int value) noexcept nogil:
@@ -291,6 +287,8 @@ cdef class UdpLoop:
         pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
         while bursts < 16 and self.receive(now, &size):
             bursts += 1
+            if by_program and size <= SMALL:
+                break
         self.engine.run_timers(now)
         if by_program and bursts == 1 and size <= SMALL and not self.deferred:
             self.deferred = True

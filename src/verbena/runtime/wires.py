@@ -39,12 +39,12 @@ class Burst:
     first_ident: int = 0
 
     def __len__(self) -> int:
-        """Packets in it."""
-        return -(-len(self.data) // self.segment) if self.segment else 0
+        """Packets in it; a datagram without a byte is one, too."""
+        return max(1, -(-len(self.data) // max(1, self.segment)))
 
     def packets(self) -> Iterator[Burst]:
         """Each packet as a burst of its own."""
-        for i, at in enumerate(range(0, len(self.data), self.segment)):
+        for i, at in enumerate(range(0, max(1, len(self.data)), max(1, self.segment))):
             part = self.data[at : at + self.segment]
             yield replace(self, data=part, segment=len(part), first_ident=self.first_ident + i)
 

@@ -237,6 +237,10 @@ class Core(Tables):
         w = send_at(q, q.sq_una)
         q.sq_una += 1
         w.started = False
+        if w.path >= 0:
+            # The datagram's hold on its path; a path that nobody holds any more is reclaimed by `make_path`.
+            self.paths[w.path].users -= 1
+            w.path = -1
         if status == SUCCESS and not q.all_signaled and not w.flags & SIGNALED:
             return
         entry.wr_id = w.wr_id

@@ -113,6 +113,11 @@ class Engine(Work):
         at: cython.size_t = 0
         place: cython.uint = first
         length: cython.size_t
+        if n == 0:
+            # A datagram without a byte is a packet, too.
+            self.counters[RX_PACKETS] += 1
+            self.counters[DROP_SHORT] += 1
+            return
         if segment == 0:
             segment = n
         self.know_source(source, port)
@@ -380,11 +385,9 @@ class Engine(Work):
         if cython.compiled:
             octets: cython.uchar[::1] = data
             gid: cython.const[cython.uchar][::1] = source
-            if octets.shape[0] == 0:
-                return
             self.acquire()
             self.take_burst(
-                cython.address(octets[0]),
+                cython.address(octets[0]) if octets.shape[0] else cython.NULL,
                 octets.shape[0],
                 segment,
                 cython.cast(cython.pointer(uint8_t), cython.address(gid[0])),

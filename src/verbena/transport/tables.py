@@ -73,6 +73,18 @@ def _places(wanted: int) -> int:
     return 1 << max(0, wanted - 1).bit_length()
 
 
+class _Growing(dict):
+    """Uncompiled, an array of structs whose places are made when they are first used."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self._kind = kind
+
+    def __missing__(self, place):
+        self[place] = self._kind()
+        return self[place]
+
+
 class Tables:
     """The tables of one channel adapter; `max_…` are its limits, `window_bytes` what one queue pair may have in flight."""
 
@@ -133,8 +145,8 @@ class Tables:
             self.own_gid = bytearray(16)
             self.ready = [0] * self.ready_size
             self.ready_head = self.ready_tail = self.due_count = self.report_head = self.report_tail = 0
-            self.due = [Due() for _ in range(self.max_qp)]
-            self.report_ring = [Report() for _ in range(self.report_size)]
+            self.due = _Growing(Due)
+            self.report_ring = _Growing(Report)
             self.flows = [Flow() for _ in range(FLOWS)]
         self._free_qp = [*range(16, self.max_qp)]
         self._free_qp.reverse()
@@ -327,8 +339,9 @@ class Tables:
         at: cython.int = index
         q = self.qps[at]
         n: cython.uint = max(1, max_dest_rd_atomic)
-        # One place for each READ and atomic, one acknowledgement for each packet of a burst, and room to spare.
-        places: cython.uint = _places(n + 2 * BURST_PACKETS)
+        # One place for each READ and atomic and as many for repeated ones; where every packet is acknowledged by
+        # itself, also one for each packet of a burst, and room to spare.
+        places: cython.uint = _places(2 * n + (2 * BURST_PACKETS if q.ack_each else 0))
         if cython.compiled:
             free(q.answers)
             free(q.atomics)
@@ -345,6 +358,8 @@ class Tables:
     def make_path(self, gid, hop_limit, traffic_class, flow_label):
         """A path to a GID; returns its index.  Count its users with `hold_path` and `free_path`."""
         i: cython.int
+        if not self._free_path:
+            self._reclaim_paths()
         at: cython.int = self._slot(self._free_path, "paths", self.max_path)
         if cython.compiled:
             p = cython.cast(cython.pointer(Path), calloc(1, cython.sizeof(Path)))
@@ -373,14 +388,23 @@ class Tables:
     def free_path(self, index):
         at: cython.int = index
         self.paths[at].users -= 1
-        if self.paths[at].users:
-            return
+        if not self.paths[at].users:
+            self._drop_path(at)
+
+    def _reclaim_paths(self):
+        """Free the paths of address handles that were closed before their last datagram had left."""
+        i: cython.int
+        for i in range(self.max_path):
+            if self.paths[i] and not self.paths[i].users:
+                self._drop_path(i)
+
+    def _drop_path(self, at: cython.int):
         if cython.compiled:
             free(self.paths[at])
             self.paths[at] = cython.NULL
         else:
             self.paths[at] = None
-        self._free_path.insert(0, index)
+        self._free_path.insert(0, int(at))
 
     # --- attributes and states of queue pairs (what is allowed, `adapter.states` knows) -------------------
 
@@ -469,7 +493,13 @@ class Tables:
         q.state = RESET
         if not queue.shared:
             queue.tail = queue.head
-        q.sq_una = q.sq_next = q.sq_head
+        while q.sq_una != q.sq_head:
+            at = q.sq_una & q.sq_mask
+            if q.sq[at].path >= 0:
+                self.paths[q.sq[at].path].users -= 1
+                q.sq[at].path = -1
+            q.sq_una += 1
+        q.sq_next = q.sq_head
         q.next_packet = q.rd_outstanding = q.window_credit = q.msn = q.open = 0
         q.gone_back = q.draining = q.recv_taken = q.nak_sent = q.ack_due = q.established = False
         q.resume_ns = q.deadline_ns = 0

@@ -280,6 +280,8 @@ class Work(Core):
             if request.ah is None:
                 raise InvalidAttributeError("a datagram needs a destination: ah, remote_qpn and remote_qkey")
             w.path = request.ah.path
+            if w.path < 0:
+                raise InvalidAttributeError("the address handle is closed: create a new one")
             w.remote_qpn = request.remote_qpn & 0xFFFFFF
             # A Q_Key with its top bit set stands for the queue pair's own (IBA vol. 1, 10.2.5).
             w.remote_qkey = q.qkey if request.remote_qkey >> 31 and q.qpn != 1 else request.remote_qkey
@@ -314,6 +316,8 @@ class Work(Core):
             if not self.gather(q, q.sq_head, 0, q.inline_data, (q.sq_head & q.sq_mask) * q.max_inline, total):
                 raise InvalidAttributeError("an inline buffer is not readable by its local key")
             w.flags = w.flags | INLINE
+        if w.path >= 0:
+            self.paths[w.path].users += 1
         q.sq_head += 1
         if q.state == ERROR or q.state == SQE:
             self.flush_send(q)

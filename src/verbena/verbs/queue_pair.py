@@ -204,6 +204,7 @@ class QueuePair:
         """Destroy the queue pair: what is posted is flushed to its completion queues first (VRB-18)."""
         if not self._open:
             return
+        self._kick()  # what was received is acknowledged, even if nobody asks again
         with self._engine:
             if self.state is not QPState.RESET:
                 self._engine.fail_qp(self._index)
