@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import io
 import multiprocessing
@@ -393,9 +394,8 @@ def test_acknowledgement_for_each_packet() -> None:
 
 
 def test_opening_says_what_is_wrong() -> None:
-    with verbena.open_device(A):
-        with pytest.raises(SystemLimitError, match="in use"):
-            verbena.open_device(A)
+    with verbena.open_device(A), pytest.raises(SystemLimitError, match="in use"):
+        verbena.open_device(A)
     with pytest.raises(SystemLimitError, match="not one of this machine's"):
         verbena.open_device("192.0.2.1")
     with pytest.raises(InvalidAttributeError, match="no IP address"):
@@ -416,6 +416,7 @@ def test_adapters_open_and_close_without_leaks() -> None:
             assert a.cq.wait(PATIENCE)[0].ok
 
     once()
+    gc.collect()
     descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(20):
         once()

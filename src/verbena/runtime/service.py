@@ -6,6 +6,7 @@ One service thread for each adapter on a socket: it runs timers that Python code
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import os
@@ -83,10 +84,8 @@ class Service(threading.Thread):
         poller.register(self.report_fd, select.POLLIN)
         while not self._ended:
             if poller.poll(self._sleep_ms()):
-                try:
+                with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self.report_fd)
-                except BlockingIOError:
-                    pass
             self._run_due()
             if self._adapter is not None:
                 self._guarded(self._adapter.dispatch)

@@ -6,7 +6,9 @@ The socket is bound to a local address and port 4791, and not connected: only th
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import threading
@@ -48,8 +50,6 @@ OVERHEAD = {socket.AF_INET: 20 + 8 + 12 + 16 + 4 + 4, socket.AF_INET6: 40 + 8 + 
 
 def interface_mtu(address: str) -> int:
     """The MTU of the interface that has a local address; 1500 where that cannot be told."""
-    import ipaddress
-
     ip = ipaddress.ip_address(address.split("%")[0])
     stats = psutil.net_if_stats()
     for name, addresses in psutil.net_if_addrs().items():
@@ -57,10 +57,8 @@ def interface_mtu(address: str) -> int:
             if entry.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             own = ipaddress.ip_address(entry.address.split("%")[0])
-            same = own == ip
-            if not same and entry.netmask and own.is_loopback and own.version == ip.version:
-                same = ip in ipaddress.ip_network(f"{own}/{entry.netmask}", strict=False)
-            if same and name in stats:
+            # All of 127.0.0.0/8 is local, whatever part of it the loopback interface names.
+            if (own == ip or (own.is_loopback and ip.is_loopback)) and name in stats:
                 return int(stats[name].mtu)
     return 1500
 
@@ -182,10 +180,8 @@ class UdpDriver:
 
     def clear_descriptor(self, index: int) -> None:
         if index in self._descriptors:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._descriptors[index])
-            except BlockingIOError:
-                pass
 
     def release_descriptor(self, index: int) -> None:
         descriptor = self._descriptors.pop(index, None)

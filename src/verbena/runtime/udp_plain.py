@@ -7,6 +7,7 @@ wait while its Python code computes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -174,10 +175,8 @@ class PlainLoop:
                 continue
             for fd, _ in poller.poll(self._sleep_ms(self._drive())):
                 if fd == self._wake_fd:
-                    try:
+                    with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._wake_fd)
-                    except BlockingIOError:
-                        pass
 
     def _sleep_ms(self, when: int, deadline: int | None = None) -> int:
         until = min((t for t in (when, deadline) if t), default=0)
