@@ -1,7 +1,8 @@
 # C types of transport/core.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from verbena.transport.tables cimport Answer, CompletionRing, Cqe, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge, Tables
+from verbena.transport.contexts cimport Contexts
+from verbena.transport.tables cimport Answer, CompletionRing, Cqe, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -16,7 +17,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_trylock(pthread_mutex_t *)
     int pthread_mutex_unlock(pthread_mutex_t *)
 
-cdef class Core(Tables):
+cdef class Core(Contexts):
     cdef pthread_mutex_t mutex
     cdef object _lock
     cdef uint32_t burst_segment  # of the burst just made: bytes of each packet but the last

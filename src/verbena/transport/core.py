@@ -11,7 +11,7 @@ try:
 except ImportError:
     from verbena import _cython_stub as cython
 
-from verbena.transport.tables import Tables
+from verbena.transport.contexts import Contexts
 
 if cython.compiled:
     from cython.cimports.verbena.memory.table import LOCAL_WRITE
@@ -23,7 +23,7 @@ else:
     from verbena.wire.kernels import copy
 
 
-class Core(Tables):
+class Core(Contexts):
     """The tables of one adapter, with what is done to them for each packet and each work request.
 
     ``with core:`` holds the adapter's lock, which may be taken again by its holder.  Compiled, it is a mutex that

@@ -19,6 +19,7 @@ cdef class Engine(Work):
     cdef uint32_t rx_port
     cdef bint rx_is_ip4
     cdef bint rx_known
+    cdef bint rx_straight  # this source is known to number each burst from 0
     cdef uint32_t rx_length
     cdef uint32_t rx_seed
     cdef uint32_t solve_length
@@ -30,6 +31,8 @@ cdef class Engine(Work):
     cdef void take_packet(self, uint8_t *b, size_t at, size_t n, uint32_t place, uint64_t now) noexcept nogil
     cdef void know_source(self, uint8_t *source, uint32_t port) noexcept nogil
     cdef int check_crc(self, uint8_t *b, size_t at, size_t n, uint32_t place, uint64_t now) noexcept nogil
+    cdef uint32_t flow_place(self) noexcept nogil
+    cdef void straight(self) noexcept nogil
     cdef bint follows(self, uint32_t ident, uint64_t now) noexcept nogil
     cdef bint right_partition(self, QueuePair *q, uint32_t pkey) noexcept nogil
     cdef void datagram(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t pad,

@@ -20,16 +20,3 @@ cdef size_t send_burst(Core e, QueuePair *q, uint8_t *b, size_t size, uint64_t n
 cdef void ask_and_seal(Core e, QueuePair *q, uint8_t *b, size_t n, bint ask) noexcept nogil
 cdef void send_failed(Core e, QueuePair *q, int status) noexcept nogil
 cdef void advance(Core e, QueuePair *q, SendWqe *w, uint32_t packets) noexcept nogil
-cdef bint acknowledge(Core e, QueuePair *q, uint32_t psn, uint64_t now) noexcept nogil
-cdef void progressed(Core e, QueuePair *q, uint32_t packets, uint64_t now) noexcept nogil
-cdef void go_back(Core e, QueuePair *q) noexcept nogil
-cdef void missing(Core e, QueuePair *q, uint32_t psn) noexcept nogil
-cdef void response(Core e, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t psn,
-                   uint32_t pad, uint64_t now) noexcept nogil
-cdef void acknowledgement(Core e, QueuePair *q, uint32_t syndrome, uint32_t psn, uint64_t now) noexcept nogil
-cdef void read_response(Core e, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t psn,
-                        uint64_t now) noexcept nogil
-cdef void atomic_response(Core e, QueuePair *q, uint8_t *b, size_t at, uint32_t psn, uint64_t now) noexcept nogil
-cdef void tick(Core e, QueuePair *q, uint64_t now) noexcept nogil
-cdef uint64_t rnr_delay_ns(uint32_t code) noexcept nogil
-cdef uint32_t _rnr_delay_us[32]

@@ -2,12 +2,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from verbena.transport.core cimport Core
-from verbena.transport.tables cimport Answer, QueuePair
+from verbena.transport.tables cimport QueuePair
 
-cdef bint answer(QueuePair *q, uint32_t kind, uint32_t syndrome, uint32_t psn) noexcept nogil
-cdef void acknowledge_request(Core e, QueuePair *q, uint32_t psn, bint asked) noexcept nogil
-cdef void not_ready(Core e, QueuePair *q) noexcept nogil
-cdef void refuse(Core e, QueuePair *q, uint32_t code, int event, int reason) noexcept nogil
 cdef void request(Core e, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t psn,
                   uint32_t pad, bint solicited, bint asked) noexcept nogil
 cdef void out_of_sequence(Core e, QueuePair *q) noexcept nogil
@@ -21,9 +17,5 @@ cdef void write_packet(Core e, QueuePair *q, uint8_t *b, size_t at, size_t n, ui
 cdef void read_request(Core e, QueuePair *q, uint8_t *b, size_t at, uint32_t psn, bint repeated) noexcept nogil
 cdef void atomic_request(Core e, QueuePair *q, uint8_t *b, size_t at, uint32_t opcode, uint32_t psn) noexcept nogil
 cdef void duplicate(Core e, QueuePair *q, uint8_t *b, size_t at, uint32_t opcode, uint32_t psn) noexcept nogil
-cdef size_t answer_burst(Core e, QueuePair *q, uint8_t *b, size_t size) noexcept nogil
-cdef size_t read_burst(Core e, QueuePair *q, Answer *a, uint8_t *b, size_t size) noexcept nogil
-cdef size_t write_aeth(Core e, QueuePair *q, uint8_t *b, uint32_t opcode, uint32_t syndrome, uint32_t psn,
-                       uint32_t msn, uint64_t value) noexcept nogil
 cdef uint32_t end_bits(uint32_t opcode) noexcept nogil
 cdef bint too_long(uint64_t length) noexcept nogil

@@ -359,6 +359,7 @@ cdef struct Due:
 cdef struct Flow:  # identifications seen from one IPv4 source
     uint8_t source[16]
     bint known
+    bint straight  # numbers each burst from 0, as this endpoint does
     bint guessed
     uint32_t last
     uint32_t guess

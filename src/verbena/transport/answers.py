@@ -1,0 +1,185 @@
+"""A responder's answers: queued when a request is taken, written when the queue pair's turn comes.
+
+Answers leave in the order of their packet numbers (IBA vol. 1, 9.7.5.1): the responses to READs and atomics from a
+ring, each read from memory when it is sent; then the newest acknowledgement, which stands for all before it, unless
+every packet is acknowledged by itself.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+if cython.compiled:
+    from cython.cimports.verbena.memory.table import REMOTE_READ
+    from cython.cimports.verbena.transport.core import answer_at
+    from cython.cimports.verbena.transport.requester import ask_and_seal, write_bth
+    from cython.cimports.verbena.transport.tables import *
+    from cython.cimports.verbena.wire.kernels import copy, fill, put24, put64
+else:
+    from verbena.memory.table import REMOTE_READ
+    from verbena.transport.core import answer_at
+    from verbena.transport.requester import ask_and_seal, write_bth
+    from verbena.transport.tables import *  # noqa: F403
+    from verbena.wire.kernels import copy, fill, put24, put64
+
+
+def answer(q, kind, syndrome, psn):
+    """Queue an answer; False when as many wait as there is room for."""
+    if q.answers_tail - q.answers_head >= q.answers_size:
+        return False
+    a = answer_at(q, q.answers_tail)
+    a.kind = kind
+    a.syndrome = syndrome
+    a.psn = psn
+    a.last_psn = psn
+    a.msn = q.msn
+    a.started = False
+    q.answers_tail += 1
+    return True
+
+
+def acknowledge_request(e, q, psn, asked):
+    """`psn` was executed: acknowledge it by itself, or when the requester asked, together with what came before."""
+    if q.ack_each:
+        answer(q, ANSWER_ACK, AETH_ACK, psn)
+    elif asked:
+        q.ack_due = True
+        q.ack_syndrome = AETH_ACK
+        q.ack_psn = psn
+    else:
+        return
+    e.enlist(q)
+
+
+def not_ready(e, q):
+    """No receive request waits for this message (IBA vol. 1, 9.7.5.2.8)."""
+    e.counters[DROP_NO_RECEIVE] += 1
+    if q.service == RC:
+        e.counters[TX_RNR_NAKS] += 1
+        q.nak_sent = True
+        q.ack_due = True
+        q.ack_syndrome = AETH_RNR | q.min_rnr_code
+        q.ack_psn = q.expected_psn
+        e.enlist(q)
+
+
+def refuse(e, q, code, event, reason):
+    """A request must not be executed: answer what came before it, then the NAK, and end the queue pair.
+
+    On an unreliable connection the message is dropped, and that is all (IBA vol. 1, 9.8.3).
+    """
+    head: cython.uint = q.answers_head
+    e.counters[reason] += 1
+    if q.service != RC:
+        q.open = SKIPPING
+        return
+    e.counters[TX_NAKS] += 1
+    e.fail(q)
+    q.answers_head = head
+    q.ack_due = True
+    q.ack_syndrome = AETH_NAK | code
+    q.ack_psn = q.expected_psn
+    if event >= 0:
+        e.report(REPORT_ASYNC, event, q.index)
+    e.enlist(q)
+
+
+def write_aeth(e, q, b, opcode, syndrome, psn, msn, value):
+    """An acknowledgement or an atomic's answer, ready to be sealed; returns its size."""
+    size: cython.size_t = 20
+    write_bth(b, 0, opcode, 0x40, q.pkey, q.destination, psn)
+    b[12] = syndrome
+    put24(b, 13, msn)
+    if opcode == ATOMIC_ACKNOWLEDGE:
+        put64(b, 16, value)
+        size = 28
+    e.burst_segment = size
+    e.burst_packets = 1
+    e.burst_path = q.path
+    e.counters[TX_ACKS] += 1
+    ask_and_seal(e, q, b, size, False)
+    return size
+
+
+def answer_burst(e, q, b, size):
+    """Write the next burst of answers; returns its bytes.  Answers leave in the order of their packet numbers."""
+    n: cython.size_t
+    while q.answers_head != q.answers_tail:
+        a = answer_at(q, q.answers_head)
+        if a.kind == ANSWER_READ:
+            n = read_burst(e, q, a, b, size)
+            if n:
+                return n
+            continue
+        q.answers_head += 1
+        if a.kind == ANSWER_ATOMIC:
+            return write_aeth(e, q, b, ATOMIC_ACKNOWLEDGE, a.syndrome, a.psn, a.msn, a.value)
+        return write_aeth(e, q, b, ACKNOWLEDGE, a.syndrome, a.psn, a.msn, 0)
+    if q.ack_due:
+        q.ack_due = False
+        return write_aeth(e, q, b, ACKNOWLEDGE, q.ack_syndrome, q.ack_psn, q.msn, 0)
+    return 0
+
+
+def read_burst(e, q, a, b, size):
+    """The next packets of a READ's answer: First, Middle… and Last, or Only; First and Last carry an AETH."""
+    written: cython.size_t = 0
+    payload: cython.uint
+    pad: cython.uint
+    total: cython.uint
+    head: cython.uint
+    opcode: cython.uint
+    last: cython.bint
+    e.burst_packets = 0
+    e.burst_path = q.path
+    while e.burst_packets < e.burst_limit:
+        last = a.psn == a.last_psn
+        payload = cython.cast(cython.uint, a.left) if last else q.mtu
+        if last:
+            opcode = READ_RESPONSE_LAST if a.started else READ_RESPONSE_ONLY
+        else:
+            opcode = READ_RESPONSE_MIDDLE if a.started else READ_RESPONSE_FIRST
+        head = 12 if opcode == READ_RESPONSE_MIDDLE else 16
+        pad = (4 - (payload & 3)) & 3
+        total = head + payload + pad + 4
+        if e.burst_packets == 0:
+            e.burst_segment = total
+        elif total > e.burst_segment:
+            break
+        if written + total > size:
+            break
+        if payload:
+            r = e.regions.find_remote(q.domain, a.key, a.address, payload, REMOTE_READ)
+            if not r:
+                # The region was closed while it was being read.
+                if e.burst_packets == 0:
+                    q.answers_head += 1
+                    q.expected_psn = a.psn
+                    refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, READS_WITHDRAWN)
+                    q.answers_head = q.answers_tail
+                    return 0
+                break
+            copy(b, written + head, r.base, a.address - r.address, payload)
+        if pad:
+            fill(b, written + head + payload, 0, pad)
+        write_bth(b, written, opcode, 0x40 | pad << 4, q.pkey, q.destination, a.psn)
+        if head == 16:
+            b[written + 12] = a.syndrome
+            put24(b, written + 13, a.msn)
+        written += total
+        e.burst_packets += 1
+        a.address += payload
+        a.left -= payload
+        a.psn = (a.psn + 1) & PSN_MASK
+        a.started = True
+        if last:
+            q.answers_head += 1
+            break
+        if total < e.burst_segment:
+            break
+    if written:
+        ask_and_seal(e, q, b, written, False)
+    return written

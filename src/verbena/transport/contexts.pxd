@@ -1,0 +1,5 @@
+# C types of transport/contexts.py.
+from verbena.transport.tables cimport Tables
+
+cdef class Contexts(Tables):
+    pass
