@@ -14,11 +14,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import endpoint
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import endpoint
 from verbena import _pure
 
 GROUPS = {"endpoint": endpoint.BENCHMARKS}

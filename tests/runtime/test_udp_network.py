@@ -36,22 +36,24 @@ with verbena.open_device(address, mtu=mtu) as ctx:
     sys.stdin.readline()
     data = os.urandom(size)
     side.mr.buf[:size] = data
-    done = 0
+    seen = set()
+
+    def until(wanted):
+        while not wanted <= seen:
+            entries = side.cq.wait(20)
+            seen.update(c.raise_for_status().wr_id for c in entries)
+            if not entries:
+                raise SystemExit("no completion: " + json.dumps(ctx.counters()))
+
     for opcode, at in ((WROpcode.RDMA_WRITE, 0), (WROpcode.RDMA_READ, 0)):
         if opcode is WROpcode.RDMA_READ:
             side.mr.buf[:size] = bytes(size)
         side.qp.post_send(WorkRequest(2, opcode, [side.mr.sge(0, size)], remote_addr=addr + size, rkey=rkey))
-        while not (entries := [c.raise_for_status() for c in side.cq.wait(20)]):
-            raise SystemExit("no completion: " + json.dumps(ctx.counters()))
-        done += sum(c.wr_id == 1 for c in entries)
+        until({2})
+        seen.discard(2)
     intact = bytes(side.mr.buf[:size]) == data
     side.qp.post_send(WorkRequest(3, WROpcode.SEND, [side.mr.sge(0, 100)]))
-    seen = set()
-    while seen < {1, 3}:
-        entries = side.cq.wait(20)
-        seen |= {c.raise_for_status().wr_id for c in entries} | ({1} if done else set())
-        if not entries:
-            raise SystemExit("no message: " + json.dumps(ctx.counters()))
+    until({1, 3})
     print(json.dumps({"intact": intact, "counters": ctx.counters(), "mtu": ctx.query_port().active_mtu}), flush=True)
     sys.stdin.readline()
 """
@@ -97,7 +99,8 @@ def run_ends(
     ]
 
     def line(end: subprocess.Popen[str]) -> str:
-        assert end.stdout and end.stderr
+        assert end.stdout
+        assert end.stderr
         text = end.stdout.readline()
         assert text, end.stderr.read()
         return text

@@ -375,6 +375,14 @@ cdef class UdpLoop:
             self.driven_ns = now_ns()
             self.drive(True)
 
+    cdef bint has_entries(self, int index) noexcept nogil:
+        """Has a completion queue entries, or was it closed?  Either ends a wait."""
+        cdef bint found
+        pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
+        found = self.engine.cqs[index] == NULL or self.engine.cqs[index].head != self.engine.cqs[index].tail
+        pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
+        return found
+
     def wait_cq(self, int index, int64_t timeout_ns):
         """Drive until a completion queue has entries, or the time (negative: none) is over."""
         cdef uint64_t start = now_ns()
@@ -390,7 +398,7 @@ cdef class UdpLoop:
                     while True:
                         self.driven_ns = now
                         self.drive(now - start < SPIN_NS)
-                        found = self.engine.cqs[index].head != self.engine.cqs[index].tail
+                        found = self.has_entries(index)
                         now = now_ns()
                         if found or (deadline and now >= deadline):
                             break

@@ -12,6 +12,7 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 from verbena.errors import (
+    ClosedError,
     CompletionError,
     CompletionStatus,
     InvalidAttributeError,
@@ -190,6 +191,8 @@ class Work(Core):
         at: cython.int = index
         self.acquire()
         try:
+            if not self.qps[at]:
+                raise ClosedError("this queue pair was closed while it was posted to")
             self._send(self.qps[at], request)
         finally:
             self.release()
@@ -197,15 +200,18 @@ class Work(Core):
     def post_recv(self, index, request):
         """Post one receive request to a queue pair's own receive queue."""
         at: cython.int = index
-        q = self.qps[at]
-        queue = self.recv_queues[q.recv_queue]
-        if queue.shared:
-            raise InvalidStateError("this queue pair receives from a shared receive queue: post there")
-        if q.state == RESET:
-            raise InvalidStateError("a queue pair in RESET takes no receive requests: move it to INIT first")
         self.acquire()
         try:
-            self._receive(queue, request)
+            q = self.qps[at]
+            if not q:
+                raise ClosedError("this queue pair was closed while it was posted to")
+            if self.recv_queues[q.recv_queue].shared:
+                raise InvalidStateError("this queue pair receives from a shared receive queue: post there")
+            if q.state == RESET:
+                raise InvalidStateError(
+                    "a queue pair in RESET takes no receive requests: move it to INIT first"
+                )
+            self._receive(self.recv_queues[q.recv_queue], request)
             if q.state == ERROR:
                 self.flush(q)
         finally:
@@ -216,6 +222,8 @@ class Work(Core):
         at: cython.int = index
         self.acquire()
         try:
+            if not self.recv_queues[at]:
+                raise ClosedError("this receive queue was closed while it was posted to")
             self._receive(self.recv_queues[at], request)
         finally:
             self.release()
@@ -329,12 +337,10 @@ class Work(Core):
         """At most `most` completion entries, oldest first, taken off the queue."""
         at: cython.int = index
         left: cython.int = most
-        ring = self.cqs[at]
         result = []
-        if ring.tail == ring.head:
-            return result
         self.acquire()
-        while left > 0 and ring.tail != ring.head:
+        ring = self.cqs[at]
+        while left > 0 and ring and ring.tail != ring.head:
             c = entry_at(ring, ring.tail)
             entry: CompletionQueueEntry = CompletionQueueEntry.__new__(CompletionQueueEntry)
             entry.wr_id = c.wr_id
@@ -354,7 +360,8 @@ class Work(Core):
     def pending(self, index):
         """Completion entries that wait to be polled."""
         at: cython.int = index
-        return (self.cqs[at].head - self.cqs[at].tail) & 0xFFFFFFFF
+        ring = self.cqs[at]
+        return (ring.head - ring.tail) & 0xFFFFFFFF if ring else 0
 
     def arm(self, index, solicited_only):
         """Ask for a report of the next entry (of the next solicited one or error)."""
