@@ -175,7 +175,7 @@ class RegionTable:
             return None
 
     def invalidate(self, domain, key):
-        """Close a region to its remote key, as SEND with invalidate asks (IBA vol. 1, 9.4.1.1.3); False if it opens none.
+        """Close a region to its remote key (SEND with invalidate: IBA vol. 1, 9.4.1.1.3); False if the key opens none.
 
         The region stays registered and its local key valid.
         """

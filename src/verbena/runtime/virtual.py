@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import selectors
 from collections.abc import Callable, Coroutine
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -109,7 +110,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now() / 1e9
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
 
@@ -206,7 +209,7 @@ class VirtualDriver:
                 hop_limit=hop_limit,
             )
             if loopback:
-                self.clock.call_at(now, lambda b=burst: self._arrived(b))
+                self.clock.call_at(now, partial(self._arrived, burst))
             else:
                 self._wire.send(burst)
         self._pump = self.clock.call_at(self._port.free_at, self._pumped)

@@ -22,7 +22,7 @@ else:
     from verbena.memory.table import REMOTE_READ
     from verbena.transport.core import answer_at
     from verbena.transport.requester import ask_and_seal, write_bth
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
     from verbena.wire.kernels import copy, fill, put24, put64
 
 

@@ -20,7 +20,7 @@ if cython.compiled:
 else:
     from verbena.transport.core import send_at
     from verbena.transport.requester import after, chunk_end, is_read_or_atomic, send_failed
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
     from verbena.wire.kernels import get64
 
     _rnr_delay_us = [0] * 32
@@ -224,7 +224,7 @@ def atomic_response(e, q, b, at, psn, now):
 
 
 def tick(e, q, now):
-    """A timer of the queue pair may be over: the receiver's pause, or the wait for an answer (IBA vol. 1, 9.7.6.1.3)."""
+    """A timer may be over: the receiver's pause, or the wait for an answer (IBA vol. 1, 9.7.6.1.3)."""
     if q.state == ERROR or q.state == RESET:
         return
     if q.resume_ns and q.resume_ns <= now:

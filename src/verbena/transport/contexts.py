@@ -15,7 +15,7 @@ from verbena.transport.tables import Tables
 if cython.compiled:
     from cython.cimports.verbena.transport.tables import *
 else:
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
 
 
 class Contexts(Tables):

@@ -19,7 +19,7 @@ if cython.compiled:
     from cython.cimports.verbena.wire.kernels import copy
 else:
     from verbena.memory.table import LOCAL_WRITE
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
     from verbena.wire.kernels import copy
 
 
@@ -400,7 +400,7 @@ class Core(Contexts):
         return n == 0
 
     def scatter(self, domain, sge, first, sges, offset, source, at, n):
-        """Copy n bytes into a list of local buffers, from `offset` of the list on; False when one may not be written."""
+        """Copy n bytes into a list of buffers, from `offset` of the list on; False when one may not be written."""
         i: cython.uint
         part: cython.ulonglong
         for i in range(first, first + sges):

@@ -45,7 +45,7 @@ else:
     from verbena.transport.completer import response, tick
     from verbena.transport.requester import send_burst
     from verbena.transport.responder import request
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
     from verbena.wire.kernels import (
         NOT_AN_IDENT,
         copy,
@@ -271,8 +271,8 @@ class Engine(Work):
             flow = self.flows[slot]
         if not same(flow.source, 0, self.rx_source, 0, 16):
             copy(flow.source, 0, self.rx_source, 0, 16)
-            flow.known, flow.guessed = False, False
-        flow.straight = True
+            flow.known = False
+        flow.straight, flow.guessed = True, False
         self.rx_straight = True
 
     def follows(self, ident, now):
@@ -309,6 +309,7 @@ class Engine(Work):
             flow.known, flow.last, flow.seen_ns, flow.guessed = True, ident, now, False
             return True
         flow.guessed, flow.guess = True, ident
+        self.rx_straight = False  # an intact packet in between refutes the guess
         return False
 
     def datagram(self, q, b, at, n, opcode, pad, solicited):
@@ -477,12 +478,10 @@ class Engine(Work):
 
     def read_counters(self):
         """All counters by name."""
-        i: cython.int
         return {COUNTERS[i]: self.counters[i] for i in range(COUNTER_COUNT)}
 
     def path_destination(self, index):
         """(GID, traffic class, hop limit, is it this adapter?) of a path."""
         at: cython.int = index
-        i: cython.int
         p = self.paths[at]
         return (bytes([p.remote[i] for i in range(16)]), p.traffic_class, p.hop_limit, bool(p.loopback))

@@ -35,7 +35,7 @@ if cython.compiled:
 else:
     from verbena.memory.table import LOCAL_WRITE
     from verbena.transport.core import send_at
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
     from verbena.wire.kernels import (
         fill,
         ident_seed,

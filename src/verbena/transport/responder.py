@@ -30,7 +30,7 @@ else:
     from verbena.transport.answers import acknowledge_request, answer, not_ready, refuse
     from verbena.transport.core import answer_at
     from verbena.transport.requester import after
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
     from verbena.wire.kernels import copy, get32, get64
 
 

@@ -250,6 +250,7 @@ cdef struct Answer:
     uint8_t kind
     uint8_t syndrome
     bint started
+    bint repeated  # to a duplicate request
     uint32_t psn  # of the next packet
     uint32_t last_psn
     uint32_t msn

@@ -86,7 +86,7 @@ class _Growing(dict):
 
 
 class Tables:
-    """The tables of one channel adapter; `max_…` are its limits, `window_bytes` what one queue pair may have in flight."""
+    """The tables of one channel adapter.  `window_bytes` bounds what one queue pair has in flight."""
 
     def __init__(self, regions, own_gid, udp_port, max_qp, max_cq, max_recv_queue, max_path, window_bytes):
         i: cython.int

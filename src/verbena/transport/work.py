@@ -28,7 +28,7 @@ if cython.compiled:
 else:
     from verbena._declarations import declarations
     from verbena.transport.core import entry_at, recv_at, send_at
-    from verbena.transport.tables import *  # noqa: F403
+    from verbena.transport.tables import *
 
     globals().update(declarations(__file__))
 

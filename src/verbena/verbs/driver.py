@@ -11,7 +11,9 @@ from verbena.clock import Clock
 class Driver(Protocol):
     """Runs one adapter: in virtual time, or on a socket."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock:
+        """The time that the adapter lives in."""
 
     def kick(self) -> None:
         """Something was posted: send what can be sent."""
