@@ -54,7 +54,9 @@ from verbena.transport.kinds import (
     WROpcode,
 )
 from verbena.transport.work import CompletionQueueEntry, RecvRequest, ScatterGatherEntry, WorkRequest
+from verbena.verbs.cm import Listener
 from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.queue_pair import QueuePair
@@ -79,8 +81,10 @@ __all__ = [
     "CompletionStatus",
     "ConnectError",
     "ConnectedPair",
+    "Connection",
     "ConnectionLost",
     "ConnectionRefused",
+    "ConnectionRequest",
     "ConnectionTimeout",
     "Context",
     "DeadlockError",
@@ -92,6 +96,7 @@ __all__ = [
     "Gid",
     "InvalidAttributeError",
     "InvalidStateError",
+    "Listener",
     "MemoryRegion",
     "PcapTap",
     "PortAttributes",

@@ -45,7 +45,10 @@ SOCKET_BUFFER = 16 << 20
 LARGEST_WINDOW = 2 << 20
 SMALLEST_WINDOW = 64 << 10
 # IP, UDP, BTH, RETH, immediate and CRC around a payload of the path MTU.
-OVERHEAD: dict[int, int] = {socket.AF_INET: 20 + 8 + 12 + 16 + 4 + 4, socket.AF_INET6: 40 + 8 + 12 + 16 + 4 + 4}
+OVERHEAD: dict[int, int] = {
+    socket.AF_INET: 20 + 8 + 12 + 16 + 4 + 4,
+    socket.AF_INET6: 40 + 8 + 12 + 16 + 4 + 4,
+}
 
 
 def interface_mtu(address: str) -> int:

@@ -5,6 +5,7 @@ from verbena.transport.core cimport Core
 from verbena.transport.tables cimport Answer, QueuePair
 
 cdef bint answer(QueuePair *q, uint32_t kind, uint32_t syndrome, uint32_t psn) noexcept nogil
+cdef bint too_many(QueuePair *q) noexcept nogil
 cdef void acknowledge_request(Core e, QueuePair *q, uint32_t psn, bint asked) noexcept nogil
 cdef void not_ready(Core e, QueuePair *q) noexcept nogil
 cdef void refuse(Core e, QueuePair *q, uint32_t code, int event, int reason) noexcept nogil

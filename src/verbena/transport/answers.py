@@ -37,15 +37,31 @@ def answer(q, kind, syndrome, psn):
     a.last_psn = psn
     a.msn = q.msn
     a.started = False
+    a.repeated = False
     q.answers_tail += 1
     return True
 
 
+def too_many(q):
+    """Are as many READs and atomics being answered as were agreed on (IBA vol. 1, 9.4.4)?
+
+    Answers to duplicates do not count: what the requester asks for again, it may have got in the meantime.
+    """
+    place: cython.uint = q.answers_head
+    waiting: cython.uint = 0
+    while place != q.answers_tail:
+        a = answer_at(q, place)
+        if a.kind != ANSWER_ACK and not a.repeated:
+            waiting += 1
+        place += 1
+    return waiting >= q.max_dest_rd_atomic
+
+
 def acknowledge_request(e, q, psn, asked):
     """`psn` was executed: acknowledge it by itself, or when the requester asked, together with what came before."""
-    if q.ack_each:
-        answer(q, ANSWER_ACK, AETH_ACK, psn)
-    elif asked:
+    if q.ack_each and answer(q, ANSWER_ACK, AETH_ACK, psn):
+        pass
+    elif asked or q.ack_each:
         q.ack_due = True
         q.ack_syndrome = AETH_ACK
         q.ack_psn = psn
@@ -99,7 +115,8 @@ def write_aeth(e, q, b, opcode, syndrome, psn, msn, value):
     e.burst_segment = size
     e.burst_packets = 1
     e.burst_path = q.path
-    e.counters[TX_ACKS] += 1
+    if opcode == ACKNOWLEDGE and syndrome == AETH_ACK:
+        e.counters[TX_ACKS] += 1
     ask_and_seal(e, q, b, size, False)
     return size
 

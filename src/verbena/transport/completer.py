@@ -59,12 +59,14 @@ def missing(e, q, psn):
 
     Believed once for each gap, and only of packets sent since the requester last went back.
     """
-    if after(q.send_psn, psn) and not (q.gone_back and q.gone_back_psn == q.una_psn):
+    if q.state != ERROR and after(q.send_psn, psn) and not (q.gone_back and q.gone_back_psn == q.una_psn):
         go_back(e, q)
 
 
 def progressed(e, q, packets, now):
     """Something new was answered: retries start afresh, the window grows, the timer runs for what is left."""
+    if q.state == ERROR:  # the completion had no room
+        return
     q.retries_left = q.retry_count
     q.rnr_left = q.rnr_retry
     q.gone_back = False
@@ -83,19 +85,17 @@ def progressed(e, q, packets, now):
     if q.una_psn != q.send_psn and q.timeout_ns:
         q.deadline_ns = now + q.timeout_ns
         e.schedule(q, q.deadline_ns)
-    if q.draining and q.sq_una == q.sq_next:
-        q.draining = False
-        e.report(REPORT_ASYNC, ASYNC_SQ_DRAINED, q.index)
+    e.drained(q)
     if q.sq_next != q.sq_head:
         e.enlist(q)
 
 
 def acknowledge(e, q, psn, now):
-    """Everything up to `psn` has arrived; False when an unanswered READ or atomic is before it."""
+    """Everything up to `psn` has arrived; False when an unanswered READ or atomic is before it (or the queue failed)."""
     answered: cython.bint = True
     before: cython.uint = q.una_psn
     last: cython.uint
-    while not after(q.una_psn, psn):
+    while q.sq_una != q.sq_head and not after(q.una_psn, psn):
         w = send_at(q, q.sq_una)
         if is_read_or_atomic(w):
             answered = False
@@ -108,7 +108,7 @@ def acknowledge(e, q, psn, now):
             e.complete_send(q, SUCCESS)
     if before != q.una_psn:
         progressed(e, q, (q.una_psn - before) & PSN_MASK, now)
-    return answered
+    return answered and q.state != ERROR
 
 
 def response(e, q, b, at, n, opcode, psn, pad, now):
@@ -144,6 +144,8 @@ def acknowledgement(e, q, syndrome, psn, now):
         return
     if kind == AETH_RNR:
         e.counters[RX_RNR_NAKS] += 1
+        if q.resume_ns:
+            return  # said twice
         if q.rnr_left == 0:
             send_failed(e, q, RNR_RETRY_EXC_ERR)
             return
@@ -155,7 +157,7 @@ def acknowledgement(e, q, syndrome, psn, now):
         e.schedule(q, q.resume_ns)
         return
     e.counters[RX_NAKS] += 1
-    if code == NAK_SEQUENCE:
+    if kind == AETH_NAK and code == NAK_SEQUENCE:
         if q.gone_back and q.gone_back_psn == q.una_psn:
             return
         if q.retries_left == 0:
@@ -163,6 +165,8 @@ def acknowledgement(e, q, syndrome, psn, now):
             return
         q.retries_left -= 1
         go_back(e, q)
+    elif kind != AETH_NAK:
+        send_failed(e, q, BAD_RESP_ERR)
     elif code == NAK_INVALID_REQUEST:
         send_failed(e, q, REM_INV_REQ_ERR)
     elif code == NAK_REMOTE_ACCESS:

@@ -44,6 +44,7 @@ cdef class Core(Contexts):
     cdef void fail(self, QueuePair *q) noexcept nogil
     cdef void flush(self, QueuePair *q) noexcept nogil
     cdef void flush_send(self, QueuePair *q) noexcept nogil
+    cdef void drained(self, QueuePair *q) noexcept nogil
     cdef bint can_gather(self, QueuePair *q, uint32_t place, uint32_t access) noexcept nogil
     cdef bint gather(self, QueuePair *q, uint32_t place, uint64_t offset, uint8_t *to, size_t at,
                      size_t n) noexcept nogil

@@ -205,7 +205,7 @@ class Core(Contexts):
                 self.report(REPORT_ASYNC, ASYNC_CQ_ERR, cq)
                 for i in range(self.max_qp):
                     other = self.qps[i]
-                    if other and other.state != ERROR and (other.send_cq == cq or other.recv_cq == cq):
+                    if other and other.state not in (RESET, ERROR) and (other.send_cq == cq or other.recv_cq == cq):
                         self.report(REPORT_ASYNC, ASYNC_QP_FATAL, i)
                         self.fail(other)
             return False
@@ -325,12 +325,15 @@ class Core(Contexts):
         self.fail(self.qps[at])
 
     def drain(self, index):
-        """Report at once that a send queue is drained, if nothing of it is on its way."""
+        """`drained`, for callers in Python."""
         at: cython.int = index
-        q = self.qps[at]
-        if q.draining and q.sq_una == q.sq_next and q.next_packet == 0:
+        self.drained(self.qps[at])
+
+    def drained(self, q):
+        """Report that a send queue in SQD is drained: no request that was begun is open (IBA vol. 1, 10.3.1.5)."""
+        if q.draining and (q.sq_una == q.sq_head or not send_at(q, q.sq_una).started):
             q.draining = False
-            self.report(REPORT_ASYNC, ASYNC_SQ_DRAINED, at)
+            self.report(REPORT_ASYNC, ASYNC_SQ_DRAINED, q.index)
 
     def resume(self, index):
         """Let a queue pair send that may again."""

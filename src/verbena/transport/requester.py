@@ -47,6 +47,7 @@ else:
         seed,
     )
 
+
 def after(a, b):
     """Does packet number a come after b?  Numbers wrap at 24 bits (IBA vol. 1, 9.7.2)."""
     distance: cython.uint = (a - b) & PSN_MASK
@@ -244,8 +245,9 @@ def send_burst(e, q, b, size, now):
         if written + total > size:
             break
         if payload and not e.gather(q, q.sq_next, offset, b, written + head, payload):
-            # A region was closed under a message that had begun; what was sent of it cannot be taken back.
-            if e.burst_packets == 0:
+            # A region was closed under a message that had begun; what was sent of it cannot be taken back.  As in
+            # `begin`, it waits until it is the oldest.
+            if e.burst_packets == 0 and q.sq_una == q.sq_next:
                 send_failed(e, q, LOC_PROT_ERR)
             break
         if pad:
@@ -258,7 +260,7 @@ def send_burst(e, q, b, size, now):
                 0x80
                 if last
                 and w.flags & SOLICITED
-                and w.operation <= WR_SEND_WITH_INV
+                and w.operation != WR_RDMA_WRITE
                 and not is_read_or_atomic(w)
                 else 0
             )
@@ -298,6 +300,7 @@ def advance(e, q, w, packets):
         if q.service != RC:
             e.complete_send(q, SUCCESS)
             q.una_psn = q.send_psn
+            e.drained(q)
 
 
 def ask_and_seal(e, q, b, n, ask):

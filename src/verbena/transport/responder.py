@@ -248,34 +248,32 @@ def read_request(e, q, b, at, psn, repeated):
     length: cython.ulonglong = get32(b, at + 24)
     packets: cython.uint = 1
     place: cython.uint
-    waiting: cython.uint = 0
     if length:
         packets = (length + q.mtu - 1) // q.mtu
-    if repeated and after((psn + packets) & PSN_MASK, q.expected_psn):
-        e.counters[DROP_INVALID_REQUEST] += 1
-        return
-    place = q.answers_head
-    while place != q.answers_tail:
-        a = answer_at(q, place)
-        if a.kind != ANSWER_ACK:
-            waiting += 1
-        if repeated and a.kind == ANSWER_READ and a.last_psn == ((psn + packets - 1) & PSN_MASK):
-            # Its answer is being sent: start it again from where the requester lost it.
-            a.psn, a.address, a.left, a.key, a.started = psn, address, length, key, False
-            e.counters[RX_DUPLICATE] += 1
-            return
-        place += 1
-    if too_long(length) or (not repeated and waiting >= q.max_dest_rd_atomic):
-        if repeated:
+    if repeated:
+        # It must lie within what was executed.
+        if too_long(length) or packets > ((q.expected_psn - psn) & PSN_MASK):
             e.counters[DROP_INVALID_REQUEST] += 1
-        else:
-            refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
+            return
+    elif too_long(length) or too_many(q):
+        refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
         return
     if not q.access & REMOTE_READ or (
         length and not e.regions.find_remote(q.domain, key, address, length, REMOTE_READ)
     ):
         refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+        q.ack_psn = psn
         return
+    if repeated:
+        place = q.answers_head
+        while place != q.answers_tail:
+            a = answer_at(q, place)
+            if a.kind == ANSWER_READ and a.last_psn == ((psn + packets - 1) & PSN_MASK):
+                # Its answer is being sent: start it again from where the requester lost it.
+                a.psn, a.address, a.left, a.key, a.started = psn, address, length, key, False
+                e.counters[RX_DUPLICATE] += 1
+                return
+            place += 1
     if not answer(q, ANSWER_READ, AETH_ACK, psn):
         e.counters[DROP_ANSWERS_FULL] += 1
         return
@@ -289,6 +287,7 @@ def read_request(e, q, b, at, psn, repeated):
     a.left = length
     a.key = key
     a.msn = q.msn
+    a.repeated = repeated
     e.enlist(q)
 
 
@@ -303,13 +302,7 @@ def atomic_request(e, q, b, at, opcode, psn):
     i: cython.int
     where: cython.ulonglong
     word_mask: cython.ulonglong = (cython.cast(cython.ulonglong, 1) << 63 << 1) - 1
-    place: cython.uint = q.answers_head
-    waiting: cython.uint = 0
-    while place != q.answers_tail:
-        if answer_at(q, place).kind != ANSWER_ACK:
-            waiting += 1
-        place += 1
-    if address & 7 or waiting >= q.max_dest_rd_atomic:
+    if address & 7 or too_many(q):
         refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
         return
     r = e.regions.find_remote(q.domain, key, address, 8, REMOTE_ATOMIC)
@@ -349,7 +342,9 @@ def duplicate(e, q, b, at, opcode, psn):
         for i in range(q.atomics_size):
             if q.atomics[i].live and q.atomics[i].psn == psn:
                 if answer(q, ANSWER_ATOMIC, AETH_ACK, psn):
-                    answer_at(q, q.answers_tail - 1).value = q.atomics[i].value
+                    a = answer_at(q, q.answers_tail - 1)
+                    a.value = q.atomics[i].value
+                    a.repeated = True
                     e.counters[RX_DUPLICATE] += 1
                     e.enlist(q)
                 else:
@@ -358,8 +353,8 @@ def duplicate(e, q, b, at, opcode, psn):
         e.counters[DROP_NO_ATOMIC_RESULT] += 1
         return
     e.counters[RX_DUPLICATE] += 1
-    if q.ack_each:
-        answer(q, ANSWER_ACK, AETH_ACK, psn)
+    if q.ack_each and answer(q, ANSWER_ACK, AETH_ACK, psn):
+        pass
     elif not q.ack_due:
         q.ack_due = True
         q.ack_syndrome = AETH_ACK

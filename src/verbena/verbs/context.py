@@ -11,7 +11,9 @@ from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, Port
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.verbs.cm import ConnectionService, Listener
 from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.memory import ProtectionDomain
 from verbena.verbs.queue_pair import QueuePair
@@ -35,6 +37,7 @@ class Context:
         self._event_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._events: list[AsyncEvent] = []
         self._closing: list[Callable[[], None]] = []
+        self._connections: ConnectionService | None = None
         self._open = True
         adapter.event_sink = self._on_async_event
 
@@ -78,6 +81,8 @@ class Context:
     def counters(self) -> dict[str, int]:
         """Everything counted so far: packets and bytes, retries, and every drop under its reason."""
         found: dict[str, int] = self._checked().engine.read_counters()
+        if self._connections is not None:
+            found.update(self._connections.counters())
         return found
 
     # --- completion handlers ------------------------------------------------------------------------------
@@ -128,6 +133,64 @@ class Context:
         """A new completion queue of `depth` entries, bound to a completion handler's identifier, or to none."""
         self._checked()
         return CompletionQueue(self, depth, handler)
+
+    # --- connections --------------------------------------------------------------------------------------
+
+    def _cm(self) -> ConnectionService:
+        self._checked()
+        with self.adapter.engine:
+            if self._connections is None:
+                self._connections = ConnectionService(self)
+        return self._connections
+
+    def listen(self, port: int, backlog: int = 16) -> Listener:
+        """Take connection requests at a port of this adapter's address; port 0 chooses a free one.
+
+        Raises `SystemLimitError` when another listener of this adapter has the port.
+        """
+        return self._cm().listen(port, backlog)
+
+    def connect(
+        self,
+        host: str,
+        port: int,
+        qp: QueuePair,
+        private_data: bytes = b"",
+        timeout: float = 5.0,
+        *,
+        responder_resources: int = 16,
+        initiator_depth: int = 16,
+        **more: Any,
+    ) -> Connection:
+        """Connect a queue pair (RC or UC, in RESET or INIT) to a listener at an IP address.
+
+        private_data: at most 56 bytes for the peer's program.  timeout: seconds.  responder_resources,
+        initiator_depth: READs and atomics that the peer, and this side, may have outstanding.  more: retry_count,
+        rnr_retry (0 to 7), hop_limit, traffic_class, flow_label.
+
+        Raises `ConnectionRefused`, `ConnectionTimeout`; a `VerbError` for arguments that do not fit.  Unless the queue
+        pair had been brought up already, it can then be used for another attempt.
+        """
+        start = self._cm().start
+        made = start(host, port, qp, private_data, responder_resources, initiator_depth, more)
+        return made.wait_made(timeout)
+
+    async def connect_async(
+        self,
+        host: str,
+        port: int,
+        qp: QueuePair,
+        private_data: bytes = b"",
+        timeout: float = 5.0,
+        *,
+        responder_resources: int = 16,
+        initiator_depth: int = 16,
+        **more: Any,
+    ) -> Connection:
+        """`connect`, awaited."""
+        start = self._cm().start
+        made = start(host, port, qp, private_data, responder_resources, initiator_depth, more)
+        return await made.made(timeout)
 
     # --- asynchronous events ------------------------------------------------------------------------------
 
