@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from random import Random
 
 REPORT_CQ = 0
+MAX_SGE = 16  # as in transport/tables.pxd
 TIMEOUT_UNIT_NS = 4096  # IBA vol. 1, 9.7.6.1.3: 4.096 us * 2^n
 FULL_MEMBER = 0xFFFF
+VECTOR_RANGES = (
+    ("sgid_index", 0, 255),
+    ("hop_limit", 1, 255),
+    ("traffic_class", 0, 255),
+    ("flow_label", 0, 0xFFFFF),
+    ("sl", 0, 15),
+    ("port_num", 1, 255),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,8 @@ class ChannelAdapter:
         ack_policy: AckPolicy = AckPolicy.COALESCED,
         lock: Any = None,
     ) -> None:
+        if limits.max_sge > MAX_SGE:
+            raise InvalidAttributeError(f"max_sge = {limits.max_sge}: an adapter has {MAX_SGE} at most")
         self.gid = own_gid
         self.gids = (own_gid,)
         self.pkeys = (FULL_MEMBER,)
@@ -211,7 +222,10 @@ class ChannelAdapter:
             for name, value in given.items():
                 states.check_value(name, value)
             self._check_against_port(given)
-            self._apply(index, service, given)
+            path = self.make_path(given["ah_attr"]) if "ah_attr" in given else -1
+            self._apply(index, given, path)
+            if current is QPState.SQD and "max_dest_rd_atomic" in given:
+                engine.set_responder(index, given["max_dest_rd_atomic"])
             if target is QPState.ERR:
                 engine.fail_qp(index)
             elif target is QPState.RESET:
@@ -245,6 +259,12 @@ class ChannelAdapter:
         """Raise `InvalidAttributeError` unless this is an address vector that the port can use."""
         if not isinstance(vector, AddressVector):
             raise InvalidAttributeError(f"an AddressVector is needed, not {type(vector).__name__}")
+        if not isinstance(vector.gid, Gid):
+            raise InvalidAttributeError(f"gid must be a Gid, not a {type(vector.gid).__name__}: see Gid.from_ip")
+        for name, low, high in VECTOR_RANGES:
+            value = getattr(vector, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InvalidAttributeError(f"{name} = {value!r}: an integer from {low} to {high}")
         if vector.sgid_index >= len(self.gids):
             raise InvalidAttributeError(
                 f"sgid_index = {vector.sgid_index}: the GID table has {len(self.gids)} entries"
@@ -254,8 +274,6 @@ class ChannelAdapter:
                 f"the adapter's address is {self.gid.ip}, the destination's {vector.gid.ip}: "
                 "both must be IPv4, or both IPv6"
             )
-        if not 1 <= vector.hop_limit <= 255 or not 0 <= vector.traffic_class <= 255:
-            raise InvalidAttributeError("hop_limit is 1 to 255, traffic_class 0 to 255")
         if vector.port_num != 1:
             raise InvalidAttributeError(f"port_num = {vector.port_num}: this adapter has port 1 only")
 
@@ -268,7 +286,7 @@ class ChannelAdapter:
                 )
             )
 
-    def _apply(self, index: int, service: QPType, given: dict[str, Any]) -> None:
+    def _apply(self, index: int, given: dict[str, Any], path: int) -> None:
         put = self.engine.set_attribute
         plain = {
             "qkey": "qkey",
@@ -292,7 +310,7 @@ class ChannelAdapter:
                 put(index, "pkey", self.pkeys[value])
                 self._pkey_index[index] = value
             elif name == "ah_attr":
-                put(index, "path", self.make_path(value))
+                put(index, "path", path)
                 self._vectors[index] = value
 
     def _enter(self, index: int, service: QPType, current: QPState, target: QPState) -> None:

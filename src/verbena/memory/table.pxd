@@ -24,6 +24,7 @@ cdef class RegionTable:
     cdef readonly uint32_t count
     cdef object _free
     cdef object _views
+    cdef object _tags
     cdef object _random
     cdef uint64_t _next_address
 

@@ -3,14 +3,17 @@
 A region is a Python buffer that was registered: its bytes have an I/O virtual address, handed out by the table (not
 the process's pointer, which never leaves it), a local key for work requests and a remote key for peers.  Every
 access is checked here, byte for byte: key, protection domain, range, rights (IBA vol. 1, 10.6.3; the rights are those
-of 10.6.3.1).  A key is an index of 24 bits and a tag of 8, drawn anew at each registration, so that a key kept after
-its region was closed opens nothing.
+of 10.6.3.1).  A key is an index of 24 bits and a tag of 8, drawn when the index is first used and another one at each
+further registration, so that a key kept after its region was closed opens nothing (until 128 regions later, under the
+same index).
 
 `find_local` and `find_remote` are the one door through which the transport reaches memory: address translation and
 memory windows extend them.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 try:
     import cython
@@ -42,6 +45,7 @@ class RegionTable:
         self.count = 0
         self._random = random
         self._views = {}
+        self._tags = {}
         self._free = list(range(capacity, 0, -1))
         self._next_address = FIRST_ADDRESS
         if cython.compiled:
@@ -90,7 +94,10 @@ class RegionTable:
         if not self._free:
             raise ResourceError(f"all {self.capacity} memory regions of the adapter are in use: close one")
         index = self._free.pop()
-        tag = self._random.randrange(256)
+        # The two keys of a region differ in the tag's top bit.
+        tag = self._tags.get(index, -1)
+        tag = self._random.randrange(256) if tag < 0 else (tag + 1) & 0xFF
+        self._tags[index] = tag
         self._fill(index, view, domain, access, address, length, tag)
         self._views[index] = view
         self.count += 1
@@ -130,7 +137,8 @@ class RegionTable:
         view = self._views.pop(index)
         self.count -= 1
         self._free.insert(0, index)
-        view.release()
+        with contextlib.suppress(BufferError):  # looked into by somebody else; it goes with him
+            view.release()
 
     def find_local(self, domain, key, address, length, access):
         """The region a work request may use, or nothing: key, domain, whole range and rights must fit."""

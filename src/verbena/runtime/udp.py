@@ -41,6 +41,7 @@ SO_SNDBUFFORCE = 32
 IP_PMTUDISC_DO = 2
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
+UDP_NO_CHECK6_RX = 102
 SOCKET_BUFFER = 16 << 20
 LARGEST_WINDOW = 2 << 20
 SMALLEST_WINDOW = 64 << 10
@@ -85,6 +86,8 @@ def bound_socket(address: str, port: int) -> socket.socket:
             sock.bind((address, port))
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Soft-RoCE and cards send UDP checksum 0, which IPv6 sockets refuse unless they are told.
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
             sock.bind(socket.getaddrinfo(address, port, family, socket.SOCK_DGRAM)[0][4])
     except OSError as error:

@@ -99,6 +99,7 @@ class Contexts(Tables):
 
     def clear(self, index):
         """Back to RESET: everything posted is forgotten, without completions (IBA vol. 1, 10.3.1.2)."""
+        i: cython.uint
         at: cython.int = index
         q = self.qps[at]
         queue = self.recv_queues[q.recv_queue]
@@ -117,14 +118,20 @@ class Contexts(Tables):
         q.gone_back = q.draining = q.recv_taken = q.nak_sent = q.ack_due = q.established = False
         q.resume_ns = q.deadline_ns = 0
         q.answers_head = q.answers_tail
+        for i in range(q.atomics_size):
+            q.atomics[i].live = False
         if q.path >= 0:
             self.free_path(q.path)
             q.path = -1
 
     def arm_limit(self, index, limit):
-        """Ask a shared receive queue for a report when fewer than `limit` requests are left."""
+        """Ask a shared receive queue for a report when fewer than `limit` requests are left (at once, if they are)."""
         at: cython.int = index
-        self.recv_queues[at].limit = limit
+        queue = self.recv_queues[at]
+        queue.limit = limit
+        if limit and queue.head - queue.tail < queue.limit:
+            queue.limit = 0
+            self.report(REPORT_ASYNC, ASYNC_SRQ_LIMIT_REACHED, at)
 
     def queue_depth(self, index):
         """Receive requests that wait in a queue."""

@@ -305,7 +305,8 @@ class Engine(Work):
                 return True
             if ahead >= 0x10000 - IDENT_REACH:
                 return True
-        if flow.guessed and ((ident - flow.guess) & 0xFFFF) <= IDENT_REACH:
+        # Not the same one again: that is the damaged packet, duplicated.
+        if flow.guessed and ((ident - flow.guess - 1) & 0xFFFF) < IDENT_REACH:
             flow.known, flow.last, flow.seen_ns, flow.guessed = True, ident, now, False
             return True
         flow.guessed, flow.guess = True, ident

@@ -20,14 +20,14 @@ except ImportError:
 
 if cython.compiled:
     from cython.cimports.verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-    from cython.cimports.verbena.transport.answers import acknowledge_request, answer, not_ready, refuse
+    from cython.cimports.verbena.transport.answers import acknowledge_request, answer, not_ready, refuse, too_many
     from cython.cimports.verbena.transport.core import answer_at
     from cython.cimports.verbena.transport.requester import after
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import copy, get32, get64
 else:
     from verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-    from verbena.transport.answers import acknowledge_request, answer, not_ready, refuse
+    from verbena.transport.answers import acknowledge_request, answer, not_ready, refuse, too_many
     from verbena.transport.core import answer_at
     from verbena.transport.requester import after
     from verbena.transport.tables import *

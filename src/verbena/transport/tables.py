@@ -342,18 +342,33 @@ class Tables:
         # One place for each READ and atomic and as many for repeated ones; where every packet is acknowledged by
         # itself, also one for each packet of a burst, and room to spare.
         places: cython.uint = _places(2 * n + (2 * BURST_PACKETS if q.ack_each else 0))
+        i: cython.uint
+        place: cython.uint
+        # Drained of its own requests, a queue pair may still have to answer the peer's: what there is, is kept.
+        kept: cython.uint = min(n, q.atomics_size)
+        if q.answers_head != q.answers_tail:
+            places = max(places, q.answers_size)
+        if cython.compiled:
+            answers = cython.cast(cython.pointer(Answer), calloc(places, cython.sizeof(Answer)))
+            atomics = cython.cast(cython.pointer(AtomicResult), calloc(n, cython.sizeof(AtomicResult)))
+            if not answers or not atomics:
+                free(answers)
+                free(atomics)
+                raise MemoryError
+        else:
+            answers = [Answer() for _ in range(places)]
+            atomics = [AtomicResult() for _ in range(n)]
+        place = q.answers_head
+        while place != q.answers_tail:
+            answers[place & (places - 1)] = q.answers[place & (q.answers_size - 1)]
+            place += 1
+        for i in range(kept):  # the newest, in their order
+            atomics[i] = q.atomics[(q.atomics_next + q.atomics_size - kept + i) % q.atomics_size]
         if cython.compiled:
             free(q.answers)
             free(q.atomics)
-            q.answers = cython.cast(cython.pointer(Answer), calloc(places, cython.sizeof(Answer)))
-            q.atomics = cython.cast(cython.pointer(AtomicResult), calloc(n, cython.sizeof(AtomicResult)))
-            if not q.answers or not q.atomics:
-                raise MemoryError
-        else:
-            q.answers = [Answer() for _ in range(places)]
-            q.atomics = [AtomicResult() for _ in range(n)]
-        q.answers_size, q.atomics_size = places, n
-        q.answers_head, q.answers_tail, q.atomics_next = 0, 0, 0
+        q.answers, q.atomics = answers, atomics
+        q.answers_size, q.atomics_size, q.atomics_next = places, n, kept % n
 
     def make_path(self, gid, hop_limit, traffic_class, flow_label):
         """A path to a GID; returns its index.  Count its users with `hold_path` and `free_path`."""

@@ -2,9 +2,10 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from verbena.transport.core cimport Core
-from verbena.transport.tables cimport Cqe, QueuePair, RecvQueue
+from verbena.transport.tables cimport Cqe, QueuePair, RecvQueue, SendWqe, Sge
 
 cdef enum:
+    ALL_FLAGS = 15
     MAX_MESSAGE = 0x7FFFFFFF  # bytes (the issue's and IBA's 2^31 less one)
 
 cdef class ScatterGatherEntry:
@@ -41,8 +42,15 @@ cdef class CompletionQueueEntry:
     cdef int _opcode
     cdef int _flags
 
+cdef class Destination:
+    cdef public object tables
+    cdef public int path
+    cdef public int domain
+
 cdef class Work(Core):
+    cdef uint64_t put_list(self, Sge *sge, uint32_t at, object entries, uint32_t limit) except? 1
+    cdef bint aim(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint _send(self, QueuePair *q, WorkRequest request) except False
-    cdef bint _receive(self, RecvQueue *queue, RecvRequest request) except False
+    cdef bint _receive(self, RecvQueue *queue, object request) except False
 
 cdef bint allowed(int service, int operation) noexcept nogil

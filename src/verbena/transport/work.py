@@ -183,12 +183,26 @@ class CompletionQueueEntry:
         )
 
 
+class Destination:
+    """Where a datagram goes: a path of an adapter's tables, for the queue pairs of one protection domain.
+
+    Extended by `verbs.memory.AddressHandle`.  path: -1 when it is closed.
+    """
+
+    def __init__(self, tables, path, domain):
+        self.tables = tables
+        self.path = path
+        self.domain = domain
+
+
 class Work(Core):
     """The queues' upper ends: post and poll."""
 
     def post_send(self, index, request):
         """Post one send request.  Raises a `VerbError`, and then nothing was posted."""
         at: cython.int = index
+        if not isinstance(request, WorkRequest):
+            raise InvalidAttributeError(f"a send queue takes a WorkRequest, not a {type(request).__name__}")
         self.acquire()
         try:
             if not self.qps[at]:
@@ -228,34 +242,49 @@ class Work(Core):
         finally:
             self.release()
 
-    def _receive(self, queue, request):
+    def put_list(self, sge, at, entries, limit):
+        """Copy a scatter/gather list into its place of a ring; returns its bytes."""
         i: cython.uint
-        count: cython.uint = len(request.sg_list)
+        count: cython.uint
         total: cython.ulonglong = 0
+        if not isinstance(entries, (list, tuple)):
+            raise InvalidAttributeError(
+                f"sg_list must be a list of ScatterGatherEntry, not a {type(entries).__name__}"
+            )
+        count = len(entries)
+        if count > limit:
+            raise InvalidAttributeError(f"{count} entries in sg_list: the queue was created for {limit}")
+        for i in range(count):
+            if not isinstance(entries[i], ScatterGatherEntry):
+                raise InvalidAttributeError(
+                    f"sg_list must hold ScatterGatherEntry, not a {type(entries[i]).__name__}: see MemoryRegion.sge"
+                )
+            entry: ScatterGatherEntry = entries[i]
+            if entry.length >> 32:
+                raise InvalidAttributeError(f"{entry.length} bytes in one entry of sg_list: at most 2^32 - 1")
+            sge[at + i].address = entry.addr
+            sge[at + i].length = entry.length
+            sge[at + i].key = entry.lkey
+            total += entry.length
+        return total
+
+    def _receive(self, queue, request):
+        total: cython.ulonglong
+        if not isinstance(request, RecvRequest):
+            raise InvalidAttributeError(f"a receive queue takes a RecvRequest, not a {type(request).__name__}")
         if queue.head - queue.tail >= queue.size:
             raise QueueFullError(f"the receive queue holds its {queue.size} requests: wait for completions")
-        if count > queue.max_sge:
-            raise InvalidAttributeError(
-                f"{count} scatter entries, and the queue was created for {queue.max_sge}"
-            )
         at: cython.uint = (queue.head & queue.mask) * queue.max_sge
-        for i in range(count):
-            entry: ScatterGatherEntry = request.sg_list[i]
-            queue.sge[at + i].address = entry.addr
-            queue.sge[at + i].length = entry.length
-            queue.sge[at + i].key = entry.lkey
-            total += entry.length
+        total = self.put_list(queue.sge, at, request.sg_list, queue.max_sge)
         w = recv_at(queue, queue.head)
         w.wr_id = request.wr_id
         w.length = total
-        w.sges = count
+        w.sges = len(request.sg_list)
         queue.head += 1
         return True
 
     def _send(self, q, request):
-        i: cython.uint
-        count: cython.uint = len(request.sg_list)
-        total: cython.ulonglong = 0
+        total: cython.ulonglong
         operation: cython.int = request.opcode
         if q.state < RTS:
             raise InvalidStateError(
@@ -263,19 +292,12 @@ class Work(Core):
             )
         if q.sq_head - q.sq_una >= q.sq_size:
             raise QueueFullError(f"the send queue holds its {q.sq_size} requests: wait for completions")
-        if count > q.max_send_sge:
-            raise InvalidAttributeError(
-                f"{count} gather entries, and the queue pair was created for {q.max_send_sge}"
-            )
         if not allowed(q.service, operation):
             raise InvalidAttributeError(_not_allowed(q.service, operation))
+        if request.flags & ~ALL_FLAGS:
+            raise InvalidAttributeError(f"unknown flags {request.flags:#x}: combine members of SendFlags")
         at: cython.uint = (q.sq_head & q.sq_mask) * q.max_send_sge
-        for i in range(count):
-            entry: ScatterGatherEntry = request.sg_list[i]
-            q.sge[at + i].address = entry.addr
-            q.sge[at + i].length = entry.length
-            q.sge[at + i].key = entry.lkey
-            total += entry.length
+        total = self.put_list(q.sge, at, request.sg_list, q.max_send_sge)
         if total > MAX_MESSAGE:
             raise InvalidAttributeError(f"{total} bytes in one message: at most 2^31 - 1")
         w = send_at(q, q.sq_head)
@@ -285,12 +307,8 @@ class Work(Core):
                 raise InvalidAttributeError(
                     f"a datagram holds at most the path MTU of {q.mtu} bytes, not {total}"
                 )
-            if request.ah is None:
-                raise InvalidAttributeError("a datagram needs a destination: ah, remote_qpn and remote_qkey")
-            w.path = request.ah.path
-            if w.path < 0:
-                raise InvalidAttributeError("the address handle is closed: create a new one")
-            w.remote_qpn = request.remote_qpn & 0xFFFFFF
+            self.aim(q, w, request)
+            w.remote_qpn = request.remote_qpn
             # A Q_Key with its top bit set stands for the queue pair's own (IBA vol. 1, 10.2.5).
             w.remote_qkey = q.qkey if request.remote_qkey >> 31 and q.qpn != 1 else request.remote_qkey
         if operation == WR_ATOMIC_CMP_AND_SWP or operation == WR_ATOMIC_FETCH_AND_ADD:
@@ -300,7 +318,7 @@ class Work(Core):
                 )
         w.wr_id = request.wr_id
         w.length = total
-        w.sges = count
+        w.sges = len(request.sg_list)
         w.operation = operation
         w.flags = request.flags
         w.immediate = request.invalidate_rkey if operation == WR_SEND_WITH_INV else request.imm_data
@@ -331,6 +349,24 @@ class Work(Core):
             self.flush_send(q)
         else:
             self.enlist(q)
+        return True
+
+    def aim(self, q, w, request):
+        """Give a datagram the path of its address handle."""
+        if request.ah is None:
+            raise InvalidAttributeError("a datagram needs a destination: ah, remote_qpn and remote_qkey")
+        if not isinstance(request.ah, Destination):
+            raise InvalidAttributeError(f"ah must be an AddressHandle, not a {type(request.ah).__name__}")
+        to: Destination = request.ah
+        if to.path < 0:
+            raise InvalidAttributeError("the address handle is closed: create a new one")
+        if to.tables is not self or to.domain != q.domain:
+            raise InvalidAttributeError(
+                "the address handle belongs to another protection domain: create one in the queue pair's"
+            )
+        if request.remote_qpn > 0xFFFFFF:
+            raise InvalidAttributeError(f"remote_qpn = {request.remote_qpn:#x}: 24 bits at most")
+        w.path = to.path
         return True
 
     def poll(self, index, most):

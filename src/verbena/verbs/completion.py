@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ class CompletionQueue:
         with self._engine:
             self._index: int = self._engine.make_cq(depth)
         self._open = True
-        self._functions: list[Callable[[], object]] = []
+        self._asked = False  # the program wants an event
+        self._unseen = 0  # events that came, and that the program has not taken
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         context.adapter.cq_sinks[self._index] = self._on_event
         context.hold(self)
@@ -81,8 +83,10 @@ class CompletionQueue:
 
         Poll again after this call: an entry that came before it raises no event.
         """
+        index = self._checked()
+        self._asked = True
         with self._engine:
-            self._engine.arm(self._checked(), solicited_only)
+            self._engine.arm(index, solicited_only)
 
     def fileno(self) -> int:
         """A descriptor that is readable when an event came that `req_notify` had asked for; `clear_event` resets it."""
@@ -91,24 +95,33 @@ class CompletionQueue:
     def clear_event(self) -> None:
         """Take note of the events so far."""
         self._driver.clear_descriptor(self._checked())
+        self._unseen = 0
 
     def get_event(self, timeout: float | None = None) -> bool:
-        """Wait for an event that `req_notify` had asked for; False after `timeout` seconds."""
+        """Wait for an event that `req_notify` had asked for, and take it; False after `timeout` seconds.
+
+        An event that came before this call counts, too.
+        """
         self._checked()
-        came: list[bool] = []
-        self._functions.append(lambda: came.append(True))
-        return self._driver.wait(lambda: bool(came), None if timeout is None else int(timeout * 1e9))
+        limit = None if timeout is None else int(timeout * 1e9)
+        self._driver.wait(lambda: self._unseen > 0 or not self._open, limit)
+        self._checked()
+        if not self._unseen:
+            return False
+        self._unseen -= 1
+        return True
 
     def _on_event(self) -> None:
-        self._driver.signal(self._index)
-        functions, self._functions = self._functions, []
-        for function in functions:
-            function()
+        """The engine's report of a notification: the program's own (`req_notify`), or that of an ``await``."""
+        asked, self._asked = self._asked, False
+        if asked:
+            self._unseen += 1
+            self._driver.signal(self._index)
         waiters, self._waiters = self._waiters, []
         for loop, future in waiters:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, future)
-        if self._callback is not None:
+        if asked and self._callback is not None:
             self.context.call_handler(self._callback, self)
 
     async def completions(self, n: int = 16) -> list[CompletionQueueEntry]:
@@ -118,18 +131,20 @@ class CompletionQueue:
             if found:
                 return found
             loop = asyncio.get_running_loop()
-            future: asyncio.Future[None] = loop.create_future()
-            self._waiters.append((loop, future))
-            self.req_notify()
-            if len(self):
-                future.cancel()
-                continue
+            waiter = (loop, loop.create_future())
+            self._waiters.append(waiter)
             try:
-                await future
+                with self._engine:
+                    self._engine.arm(self._checked(), False)
+                if not len(self):
+                    await waiter[1]
             except asyncio.CancelledError:
                 if not self._open:
                     raise ClosedError("this completion queue was closed") from None
                 raise
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
 
     def __await__(self) -> Generator[object, None, list[CompletionQueueEntry]]:
         return self.completions().__await__()

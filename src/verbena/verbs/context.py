@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, PortAttributes
@@ -15,7 +16,7 @@ from verbena.verbs.cm import ConnectionService, Listener
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
-from verbena.verbs.memory import ProtectionDomain
+from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.queue_pair import QueuePair
 
 log = logging.getLogger("verbena")
@@ -38,6 +39,7 @@ class Context:
         self._events: list[AsyncEvent] = []
         self._closing: list[Callable[[], None]] = []
         self._connections: ConnectionService | None = None
+        self._connecting = False
         self._open = True
         adapter.event_sink = self._on_async_event
 
@@ -137,10 +139,18 @@ class Context:
     # --- connections --------------------------------------------------------------------------------------
 
     def _cm(self) -> ConnectionService:
+        """The connection manager, made when it is first asked for; by one thread, while others wait for it."""
+        while self._connections is None:
+            with self._checked().engine:
+                mine, self._connecting = not self._connecting, True
+            if mine:
+                try:
+                    self._connections = ConnectionService(self)
+                finally:
+                    self._connecting = False
+            else:
+                self.driver.wait(lambda: not self._connecting, None)
         self._checked()
-        with self.adapter.engine:
-            if self._connections is None:
-                self._connections = ConnectionService(self)
         return self._connections
 
     def listen(self, port: int, backlog: int = 16) -> Listener:
@@ -197,8 +207,26 @@ class Context:
     def _on_async_event(self, event: AsyncEvent) -> None:
         if event.qp_num is not None:
             qp = self.queue_pairs.get(event.qp_num)
-            event = AsyncEvent(event.type, qp_num=qp.qp_num if qp else None, source=qp)
+            if qp is None:  # closed in the meantime: nobody is left whom it concerns
+                return
+            event = AsyncEvent(event.type, qp_num=qp.qp_num, source=qp)
+        else:
+            event = replace(event, source=self._source(event))
         self._events.append(event)
+        self._wake_event_waiters()
+
+    def _source(self, event: AsyncEvent) -> Any:
+        """The completion queue or shared receive queue that an event is about."""
+        for item in list(self._objects):
+            if isinstance(item, CompletionQueue) and item.index == event.cq:
+                return item
+            if isinstance(item, ProtectionDomain):
+                for member in tuple(item.members):
+                    if isinstance(member, SharedReceiveQueue) and member.index == event.srq:
+                        return member
+        return None
+
+    def _wake_event_waiters(self) -> None:
         waiters, self._event_waiters = self._event_waiters, []
         for loop, future in waiters:
             if not loop.is_closed():
@@ -218,6 +246,7 @@ class Context:
             future: asyncio.Future[None] = loop.create_future()
             self._event_waiters.append((loop, future))
             await future
+        self._checked()
         return self._events.pop(0)
 
     # --- end ----------------------------------------------------------------------------------------------
@@ -252,6 +281,7 @@ class Context:
             item.close()
         self.driver.close()
         self._open = False
+        self._wake_event_waiters()
 
     def __enter__(self) -> Context:
         return self

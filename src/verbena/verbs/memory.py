@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, QPCapabilities
 from verbena.errors import ClosedError, InvalidAttributeError, InvalidStateError
 from verbena.memory.access import Access
 from verbena.transport.kinds import QPType
-from verbena.transport.work import RecvRequest, ScatterGatherEntry
+from verbena.transport.work import Destination, RecvRequest, ScatterGatherEntry
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.queue_pair import QueuePair
 
@@ -155,9 +156,10 @@ class MemoryRegion:
             self._open = False
             with self._engine:
                 self._table.deregister(self._index)
-            self.buf.release()
-            self._view.release()
             self.pd.members.discard(self)
+            for view in (self.buf, self._view):
+                with contextlib.suppress(BufferError):  # the program looks into it, through an array for example
+                    view.release()
 
     def __enter__(self) -> MemoryRegion:
         return self
@@ -196,15 +198,28 @@ class SharedReceiveQueue:
         self._engine.post_shared(self.index, request)
         self.pd.context.driver.kick()
 
+    @property
+    def is_open(self) -> bool:
+        """Has it not been closed?"""
+        return self._open
+
     def modify(self, *, limit: int) -> None:
-        """Arm the limit: one SRQ_LIMIT_REACHED event when fewer than `limit` requests are left; 0 disarms."""
-        if not 0 <= limit <= self.max_wr:
-            raise InvalidAttributeError(f"limit = {limit}: 0 to max_wr = {self.max_wr}")
+        """Arm the limit: one SRQ_LIMIT_REACHED event when fewer than `limit` requests are left; 0 disarms.
+
+        If fewer are left already, the event comes at once.
+        """
+        if not self._open:
+            raise ClosedError("this shared receive queue is closed")
+        if not isinstance(limit, int) or not 0 <= limit <= self.max_wr:
+            raise InvalidAttributeError(f"limit = {limit!r}: 0 to max_wr = {self.max_wr}")
         with self._engine:
             self._engine.arm_limit(self.index, limit)
+        self.pd.context.driver.kick()
 
     def __len__(self) -> int:
         """Requests that wait."""
+        if not self._open:
+            raise ClosedError("this shared receive queue is closed")
         return int(self._engine.queue_depth(self.index))
 
     def close(self) -> None:
@@ -227,21 +242,21 @@ class SharedReceiveQueue:
         self.close()
 
 
-class AddressHandle:
+class AddressHandle(Destination):
     """Where datagrams go.  Made by `ProtectionDomain.create_ah`; a context manager."""
 
     def __init__(self, pd: ProtectionDomain, vector: AddressVector) -> None:
         adapter = pd.context.adapter
         adapter.check_vector(vector)
+        super().__init__(adapter.engine, adapter.make_path(vector), pd.number)
         self.pd = pd
         self.vector = vector
-        self.path = adapter.make_path(vector)
         self._engine = adapter.engine
         self._open = True
         pd.members.add(self)
 
     def close(self) -> None:
-        """Destroy it; datagrams posted with it must have completed."""
+        """Destroy it; datagrams posted with it still go where it pointed."""
         if self._open:
             self._open = False
             with self._engine:

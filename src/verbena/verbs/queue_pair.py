@@ -47,6 +47,8 @@ class QueuePair:
         self.recv_cq = require_cq(recv_cq, "recv_cq", context)
         if srq is not None and srq.pd is not pd:
             raise InvalidAttributeError("srq belongs to another protection domain")
+        if srq is not None and not srq.is_open:
+            raise ClosedError("srq is closed: create a new one")
         self.srq = srq
         self.capabilities = caps
         self._adapter = context.adapter
@@ -193,12 +195,16 @@ class QueuePair:
     def post_recv(self, request: RecvRequest) -> None:
         """Post a receive buffer.  Raises `InvalidStateError`, `QueueFullError`, `InvalidAttributeError`."""
         self._engine.post_recv(self._checked(), request)
+        if self._engine.has_reports():  # in ERR, the request was flushed at once
+            self._kick()
 
     def post_recv_many(self, requests: Iterable[RecvRequest]) -> None:
         """Post several receive buffers; if one raises, those before it are posted."""
         index = self._checked()
         for request in requests:
             self._engine.post_recv(index, request)
+        if self._engine.has_reports():
+            self._kick()
 
     def close(self) -> None:
         """Destroy the queue pair: what is posted is flushed to its completion queues first (VRB-18)."""
@@ -215,6 +221,7 @@ class QueuePair:
         self.pd.members.discard(self)
         if self.srq is not None:
             self.srq.queue_pairs.discard(self)
+        self._kick()  # those who wait for the flushed requests shall hear of them
 
     def __enter__(self) -> QueuePair:
         return self

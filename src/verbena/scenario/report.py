@@ -1,0 +1,149 @@
+"""The run folder: what a run leaves behind.
+
+report.md (to read), report.json (the same for programs), counters.json (of each adapter), capture.pcapng (if wanted),
+and throughput.svg where matplotlib is installed (`plot`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from verbena.errors import SystemLimitError
+from verbena.scenario import plot
+from verbena.scenario.outcome import RunResult, duration
+from verbena.scenario.schema import FabricFile
+
+CAPTURE = "capture.pcapng"
+PICTURE = "throughput.svg"
+
+
+def make_folder(wanted: str | None, name: str) -> Path:
+    """The run folder: `wanted`, or a new one under runs/.  Raises `SystemLimitError`."""
+    path = Path(wanted) if wanted is not None else Path("runs") / name
+    try:
+        number = 1
+        while wanted is None and path.exists():
+            number += 1
+            path = path.with_name(f"{name}-{number}")
+        path.mkdir(parents=True, exist_ok=wanted is not None)
+    except OSError as error:
+        raise SystemLimitError(f"the run folder {path} cannot be made: {error.strerror or error}") from None
+    return path
+
+
+def write_report(folder: Path, fabric: FabricFile, result: RunResult) -> None:
+    """Write everything but the capture, which is there already.  Raises `SystemLimitError`."""
+    try:
+        (folder / "counters.json").write_text(json.dumps(result.counters, indent=1, sort_keys=True) + "\n")
+        (folder / "report.json").write_text(json.dumps(as_data(fabric, result), indent=1) + "\n")
+        picture = plot.draw(result, folder / PICTURE)
+        (folder / "report.md").write_text("\n".join(_markdown(fabric, result, picture)) + "\n")
+    except OSError as error:
+        raise SystemLimitError(f"the report cannot be written: {error}") from None
+
+
+def as_data(fabric: FabricFile, result: RunResult) -> dict[str, Any]:
+    """The report as JSON has it; times in nanoseconds."""
+    return {
+        "name": result.name,
+        "time": result.time,
+        "seed": result.seed,
+        "ok": result.ok,
+        "simulated_ns": result.simulated_ns,
+        "workloads": [outcome.as_data() for outcome in result.outcomes],
+        "capture": None
+        if result.captured is None
+        else {"file": CAPTURE, "packets": result.captured, "left_out": result.not_captured},
+        "balance": [{"what": what, "left": left, "right": right} for what, left, right in result.balance],
+        "fabric": fabric.model_dump(mode="json", by_alias=True),
+    }
+
+
+def drops_by_reason(result: RunResult) -> list[tuple[str, str, int]]:
+    """Adapter, reason and number of everything that was dropped or broken on purpose."""
+    return [
+        (adapter, name, value)
+        for adapter, counters in result.counters.items()
+        for name, value in sorted(counters.items())
+        if value and (name.startswith("drop.") or name in BROKEN)
+    ]
+
+
+BROKEN = ("faults.lost", "faults.duplicated", "faults.reordered", "faults.damaged", "faults.delayed")
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    columns = list(head)
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]:
+    how = "real time" if result.time == "real" else "virtual time"
+    lines = [f"# Run of {result.name}: {'everything right' if result.ok else 'NOT everything right'}", ""]
+    lines += [f"In {how}, seed {result.seed}."]
+    if result.simulated_ns is not None:
+        lines += [f"Simulated time: {duration(result.simulated_ns)}."]
+    lines += ["", "## Workloads", ""]
+    lines += _table(
+        ("workload", "what", "bytes", "time", "rate", "verdict"),
+        (
+            (outcome.name, row.what, f"{row.bytes:,}", duration(row.ns), row.rate, outcome.verdict)
+            for outcome in result.outcomes
+            for row in outcome.rows
+        ),
+    )
+    for outcome in result.outcomes:
+        for name, value in outcome.facts.items():
+            if isinstance(value, dict) and value:
+                lines += [f"{outcome.name}, {name}:", "", *_table(("", ""), value.items())]
+    if picture:
+        lines += [f"![Throughput and latency]({PICTURE})", ""]
+    else:
+        lines += ["(With matplotlib installed, a picture would stand here.)", ""]
+    lines += ["## The fabric", ""]
+    lines += _table(
+        ("host", "adapter", "address", "MTU", "acknowledges"),
+        (
+            (host.name, adapter.name, adapter.address.at(result.time), adapter.mtu, adapter.ack_policy)
+            for host in fabric.hosts
+            for adapter in host.adapters
+        ),
+    )
+    wire = fabric.wire
+    faults = ", ".join(f"{name} {value:g}" for name, value in wire.faults.model_dump().items() if value)
+    if result.time == "virtual":
+        lines += [f"Wire: {wire.rate_bps / 1e9:g} Gb/s, {duration(wire.delay_ns)} of delay."]
+    lines += [f"Faults: {faults if wire.faults.any else 'none'}.", "", "## Packets", ""]
+    lines += _counters(result)
+    return lines + _capture(result)
+
+
+def _counters(result: RunResult) -> list[str]:
+    names = sorted(
+        {name for counters in result.counters.values() for name, value in counters.items() if value}
+    )
+    adapters = list(result.counters)
+    lines = _table(
+        ("counter", *adapters),
+        ((name, *(f"{result.counters[a].get(name, 0):,}" for a in adapters)) for name in names),
+    )
+    if result.balance:
+        lines += ["Every packet is accounted for:" if result.balanced else "PACKETS ARE MISSING:", ""]
+        lines += _table(("what", "left", "right"), ((w, f"{a:,}", f"{b:,}") for w, a, b in result.balance))
+    return lines
+
+
+def _capture(result: RunResult) -> list[str]:
+    if result.captured is None:
+        return ["Nothing was captured."]
+    lines = [f"[{CAPTURE}]({CAPTURE}) has {result.captured:,} packets, each as its adapter sent it."]
+    if result.not_captured:
+        lines += [
+            f"It ends there: {result.not_captured:,} more were sent (`capture: packets:` sets the limit)."
+        ]
+    return [*lines, f"`verbena dump {CAPTURE}` and Wireshark read it."]

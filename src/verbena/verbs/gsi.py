@@ -1,0 +1,179 @@
+"""The general services interface: management datagrams through queue pair 1 (IBA vol. 1, 10.2.4.1 and 13.5.1).
+
+An ordinary datagram queue pair with a fixed number and the well-known Q_Key.  Made when it is first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from verbena.adapter.attributes import AddressVector, QPCapabilities
+from verbena.adapter.gid import MAPPED, Gid
+from verbena.errors import VerbError
+from verbena.memory.access import Access
+from verbena.transport.kinds import QPType, WROpcode
+from verbena.transport.work import RecvRequest, WorkRequest
+from verbena.verbs.memory import AddressHandle
+from verbena.verbs.queue_pair import QueuePair
+from verbena.wire import GSI_QKEY, GSI_QP, MAD_SIZE
+
+if TYPE_CHECKING:
+    from verbena.verbs.context import Context
+
+log = logging.getLogger("verbena")
+
+GRH_SPACE = 40
+SLOT = GRH_SPACE + MAD_SIZE
+RECEIVES = 256
+SENDS = 128
+BACKLOG = 8192  # datagrams that wait for a place in the send queue
+SENT = 1 << 32  # marks the number of a send request
+
+
+class GeneralServices:
+    """Queue pair 1 of an adapter.
+
+    receive: called with the source GID and the 256 bytes of each MAD that arrives; never twice at once.  `counters`
+    tells what was dropped here.
+    """
+
+    def __init__(self, context: Context, receive: Callable[[bytes, bytes], None]) -> None:
+        self.counters = {"dropped.length": 0, "dropped.send_queue": 0}
+        self._adapter = context.adapter
+        self._engine = context.adapter.engine
+        self._receive = receive
+        self._pd = context.alloc_pd()
+        self._cq = context.create_cq(2 * (RECEIVES + SENDS))
+        caps = QPCapabilities(SENDS, RECEIVES, 1, 1, 0)
+        self._qp = QueuePair(self._pd, QPType.UD, self._cq, self._cq, caps, None, False, fixed_number=GSI_QP)
+        self._inbox = self._pd.alloc_mr(RECEIVES * SLOT, Access.LOCAL_WRITE)
+        self._out = self._pd.alloc_mr(SENDS * MAD_SIZE)
+        self._free = list(range(SENDS))
+        self._handles: dict[int, AddressHandle] = {}
+        self._waiting: deque[tuple[bytes, bytes]] = deque()
+        self._busy = False
+        self._missed = False
+        self._open = True
+        self._qp.activate(qkey=GSI_QKEY)
+        for place in range(RECEIVES):
+            self._post(place)
+        self._adapter.cq_sinks[self._cq.index] = self._notified
+        self._cq.req_notify()
+
+    def _post(self, place: int) -> None:
+        self._qp.post_recv(RecvRequest(place, [self._inbox.sge(place * SLOT, SLOT)]))
+
+    def send(self, remote: bytes, mad: bytes) -> None:
+        """Send a MAD to queue pair 1 of a GID.  What finds no place in a long queue is dropped, and counted."""
+        with self._engine:
+            if not self._open or len(self._waiting) >= BACKLOG:
+                self.counters["dropped.send_queue"] += 1
+                return
+            self._waiting.append((remote, mad))
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while True:
+            with self._engine:  # nobody closes the queue pair meanwhile
+                if not self._waiting or not self._free or not self._open:
+                    return
+                remote, mad = self._waiting.popleft()
+                place = self._free.pop()
+                try:
+                    self._post_send(place, remote, mad)
+                except VerbError:  # no path left: as if the network had lost it
+                    self.counters["dropped.send_queue"] += 1
+                    self._give_back(place)
+
+    def _post_send(self, place: int, remote: bytes, mad: bytes) -> None:
+        at = place * MAD_SIZE
+        self._out.buf[at : at + MAD_SIZE] = mad
+        handle = self._handles[place] = self._pd.create_ah(AddressVector(gid=Gid(remote)))
+        self._qp.post_send(
+            WorkRequest(
+                wr_id=SENT | place,
+                opcode=WROpcode.SEND,
+                sg_list=[self._out.sge(at, MAD_SIZE)],
+                ah=handle,
+                remote_qpn=GSI_QP,
+                remote_qkey=GSI_QKEY,
+            )
+        )
+
+    def _give_back(self, place: int) -> None:
+        with self._engine:
+            if handle := self._handles.pop(place, None):
+                handle.close()
+            self._free.append(place)
+
+    def _notified(self) -> None:
+        # Sending from within lets more completions come, which may call this again: note it, and do not nest.
+        with self._engine:
+            if self._busy:
+                self._missed = True
+                return
+            self._busy = True
+        while True:
+            self._missed = False
+            if self._open:
+                self._take_entries()
+            with self._engine:
+                if not self._missed:
+                    self._busy = False
+                    return
+
+    def _take_entries(self) -> None:
+        with self._engine:
+            if self._open:
+                self._cq.req_notify()
+        while entries := self._poll():
+            for entry in entries:
+                try:
+                    self._completed(entry)
+                except Exception:
+                    log.exception("a management datagram could not be handled")
+
+    def _poll(self) -> list[Any]:
+        with self._engine:
+            found: list[Any] = self._engine.poll(self._cq.index, 64) if self._open else []
+            return found
+
+    def _completed(self, entry: Any) -> None:
+        if entry.wr_id & SENT:
+            self._give_back(entry.wr_id & ~SENT)
+            self._send_waiting()
+            return
+        with self._engine:
+            if not entry.ok or not self._open:
+                return  # flushed: the queue pair is being closed
+            at = entry.wr_id * SLOT
+            raw = bytes(self._inbox.buf[at : at + SLOT])
+            self._post(entry.wr_id)
+        if entry.byte_len != SLOT:
+            self.counters["dropped.length"] += 1
+            return
+        self._receive(_source(raw), raw[GRH_SPACE:])
+
+    def close(self) -> None:
+        """Close the queue pair and all that goes with it."""
+        with self._engine:
+            if not self._open:
+                return
+            self._open = False
+        self._qp.close()
+        for place in list(self._handles):
+            self._give_back(place)
+        self._inbox.close()
+        self._out.close()
+        self._cq.close()
+        self._pd.close()
+
+
+def _source(grh: bytes) -> bytes:
+    """The source GID of a received datagram: from an IPv6-shaped header, or an IPv4 header in its last 20 bytes."""
+    if grh[0] >> 4 == 6:
+        return grh[8:24]
+    return MAPPED + grh[32:36]
