@@ -73,7 +73,7 @@ def test_a_wrong_command_line(arguments: list[str], said: str, capsys: pytest.Ca
     assert cli.execute(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("verbena: ")
+    assert printed.err.startswith("verbena: " if arguments[0] == "jump" else f"verbena {arguments[0]}: ")
     assert printed.err.count("\n") == 1
     assert said in printed.err
     assert "--help" in printed.err
@@ -82,10 +82,10 @@ def test_a_wrong_command_line(arguments: list[str], said: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (verbena.SystemLimitError("no room\nhere"), 1, "verbena: no room here\n"),
-        (FileNotFoundError(2, "No such file", "x.pcap"), 1, "verbena: x.pcap: No such file\n"),
-        (OSError(28, "No space left"), 1, "verbena: No space left\n"),
-        (MemoryError(), 1, "verbena: there is not enough memory for that\n"),
+        (verbena.SystemLimitError("no room\nhere"), 1, "verbena dump: no room here\n"),
+        (FileNotFoundError(2, "No such file", "x.pcap"), 1, "verbena dump: x.pcap: No such file\n"),
+        (OSError(28, "No space left"), 1, "verbena dump: No space left\n"),
+        (MemoryError(), 1, "verbena dump: there is not enough memory for that\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -47,7 +47,7 @@ def play(
 
     async def main() -> int:
         serving = asyncio.create_task(
-            serve(there, PORT, server_options or options, at_server.append, persistent=clients > 1)
+            serve([there], PORT, server_options or options, at_server.append, persistent=clients > 1)
         )
         await asyncio.sleep(0)
         counts = await asyncio.gather(
@@ -86,6 +86,22 @@ def test_packets_are_those_of_the_golden_capture() -> None:
     assert without_acks(notes) == without_acks(golden)
 
 
+def test_a_server_at_several_adapters_takes_whoever_comes_first() -> None:
+    net = VirtualNetwork()
+    here = net.open_device(CLIENT)
+    there = [net.open_device(address) for address in ("10.77.1.1", SERVER, "10.77.1.2")]
+    heard: list[str] = []
+
+    async def main() -> int:
+        serving = asyncio.create_task(serve(there, PORT, Options(verbose=True), heard.append))
+        await asyncio.sleep(0)
+        count = await ping(here, SERVER, PORT, Options(count=2), lambda line: None)
+        await serving
+        return count
+
+    assert net.run(main()) == len(heard) == 2
+
+
 @pytest.mark.parametrize("size", [26, 64, 65, 1000, 4097, 65_535])
 def test_what_comes_back_is_what_was_sent(size: int) -> None:
     at_client, at_server, _, count = play(
@@ -108,7 +124,7 @@ def with_client(act: Callable[[Session, verbena.Connection], None]) -> BaseExcep
     here, there = net.open_device(CLIENT), net.open_device(SERVER)
 
     async def main() -> BaseException | None:
-        serving = asyncio.create_task(serve(there, PORT, Options(), lambda line: None))
+        serving = asyncio.create_task(serve([there], PORT, Options(), lambda line: None))
         await asyncio.sleep(0)
         session = Session(here, 64)
         connection = await here.connect_async(SERVER, PORT, session.qp)
@@ -220,7 +236,6 @@ def test_the_command_between_two_processes() -> None:
         ({"client": True, "size": 25}, 2, "size 25: 26 to 65535 bytes"),
         ({"client": True, "count": -1}, 2, "count -1"),
         ({"server": True, "address": "192.0.2.1"}, 1, "not one of this machine's"),
-        ({"server": True, "address": "0.0.0.0"}, 1, "name one of this machine's with -a"),
         ({"client": True, "address": "no.such.name.invalid"}, 1, "no.such.name.invalid: "),
     ],
 )
@@ -235,6 +250,18 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert len(lines) == 1
     assert lines[0].startswith("verbena rping: ")
     assert says in lines[0]
+
+
+@pytest.mark.loopback
+def test_the_unspecified_address_stands_for_every_one() -> None:
+    contexts = rping.open_here("0.0.0.0")
+    try:
+        assert len({str(ctx.query_gid()) for ctx in contexts}) == len(contexts) > 0
+        with pytest.raises(verbena.SystemLimitError, match="in use"):
+            rping.open_here("0.0.0.0")
+    finally:
+        for ctx in contexts:
+            ctx.close()
 
 
 @pytest.mark.loopback

@@ -315,9 +315,15 @@ def dump(
 # --- how it ends ------------------------------------------------------------------------------------------------
 
 
-def _say(message: str) -> None:
-    """One sentence on stderr, on one line."""
-    print(f"verbena: {' '.join(message.split())}", file=sys.stderr)
+def _say(name: str, message: str) -> None:
+    """One sentence on stderr, on one line, that names the command."""
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _name(arguments: Sequence[str]) -> str:
+    """The command that runs, with its subcommand."""
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    return " ".join(["verbena", *(word for word in arguments[:1] if word in known)])
 
 
 def _usage(error: Any) -> str:
@@ -335,6 +341,8 @@ def _describe(error: OSError) -> str:
 
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run one command line, and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = _name(arguments)
     try:
         status = app(arguments, prog_name="verbena", standalone_mode=False)
         sys.stdout.flush()
@@ -345,19 +353,19 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except verbena.VerbenaError as error:
-        _say(str(error))
+        _say(name, str(error))
         return EXIT_FAILED
     except OSError as error:
-        _say(_describe(error))
+        _say(name, _describe(error))
         return EXIT_FAILED
     except MemoryError:
-        _say("there is not enough memory for that")
+        _say(name, "there is not enough memory for that")
         return EXIT_FAILED
     except Exception as error:
         # Errors of the command line; typer brings its own click, or uses the one installed.
         if not hasattr(error, "format_message"):
             raise
-        _say(_usage(error))
+        _say(name, _usage(error))
         return EXIT_USAGE
     return int(status or 0)
 

@@ -289,7 +289,7 @@ def _server(options: Options) -> int:
                     except VerbenaError as error:
                         if not options.persistent:
                             raise
-                        print(f"verbena: {error}", file=sys.stderr)
+                        print(f"verbena perf: {error}", file=sys.stderr)
                 if not options.persistent:
                     return 0
     finally:

@@ -44,7 +44,8 @@ HINTS = {
     CompletionStatus.RETRY_EXC_ERR: "the peer does not acknowledge: it is gone, or packets do not reach it",
     CompletionStatus.RNR_RETRY_EXC_ERR: "the peer posts no receive buffers",
     CompletionStatus.REM_INV_REQ_ERR: "the peer refuses the message: give both ends the same -s",
-    CompletionStatus.REM_OP_ERR: "the peer failed",
+    CompletionStatus.REM_OP_ERR: "the peer cannot take the message: give both ends the same -s",
+    CompletionStatus.WR_FLUSH_ERR: "the connection failed: give both ends the same -m and -s",
     CompletionStatus.LOC_LEN_ERR: "the peer's message is longer: give both ends the same -s",
 }
 
@@ -80,7 +81,9 @@ def _client(options: Options) -> int:
     ):
         end = _End(options, context)
         rendezvous.send(sock, format_address(end.local))
-        remote = parse_address(rendezvous.receive(sock, ADDRESS_BYTES))
+        # The C programs close when they cannot use a GID, and say why only at their end.
+        closed = f"the server closed the connection: does it reach {end.local.gid}? if not, choose with -d"
+        remote = parse_address(rendezvous.receive(sock, ADDRESS_BYTES, closed))
         end.connect(remote)
         rendezvous.send(sock, DONE)
         sock.close()

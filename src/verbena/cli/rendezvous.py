@@ -16,6 +16,7 @@ from verbena.runtime.udp import open_device
 from verbena.verbs.context import Context
 
 CONNECT_TIMEOUT = 10.0
+CLOSED = "the peer closed the TCP connection before the exchange was complete"
 
 
 def listen(port: int, address: str | None = None) -> socket.socket:
@@ -80,7 +81,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
     raise ConnectError(f"no connection to {host} port {port}: {why}")
 
 
-def receive(sock: socket.socket, size: int) -> bytes:
+def receive(sock: socket.socket, size: int, closed: str = CLOSED) -> bytes:
     """Exactly `size` bytes; raises `ConnectError` when the peer closes or keeps silent."""
     data = b""
     while len(data) < size:
@@ -91,7 +92,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
         except OSError:
             part = b""
         if not part:
-            raise ConnectError("the peer closed the TCP connection before the exchange was complete")
+            raise ConnectError(closed)
         data += part
     return data
 
@@ -101,7 +102,7 @@ def send(sock: socket.socket, data: bytes) -> None:
     try:
         sock.sendall(data)
     except OSError:
-        raise ConnectError("the peer closed the TCP connection before the exchange was complete") from None
+        raise ConnectError(CLOSED) from None
 
 
 # --- which address the adapter gets -----------------------------------------------------------------------------

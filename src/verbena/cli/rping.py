@@ -12,14 +12,18 @@ import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from verbena.errors import CompletionError, CompletionStatus, ConnectionLost, SystemLimitError, VerbenaError
 from verbena.memory.access import Access
+from verbena.runtime.udp import open_device
 from verbena.transport.kinds import CompletionOpcode, QPState, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
+from verbena.verbs.cm import Listener
 from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 
@@ -164,18 +168,40 @@ async def _ping_once(session: Session, number: int, options: Options, write: Pri
         write(f"ping data: {as_text(back)}")
 
 
-async def serve(ctx: Context, port: int, options: Options, write: Print, *, persistent: bool = False) -> None:
-    """The server: of one client, or (persistent) of any number at once, until interrupted.
+async def serve(
+    contexts: Sequence[Context], port: int, options: Options, write: Print, *, persistent: bool = False
+) -> None:
+    """The server, at one adapter or several: of one client, or (persistent) of any number until interrupted.
 
     Raises a `VerbenaError` for whatever goes wrong; a persistent server prints it and goes on.
     """
-    with ctx.listen(port, backlog=16) as listener:
+    with contextlib.ExitStack() as stack:
+        listeners = {stack.enter_context(ctx.listen(port, backlog=16)): ctx for ctx in contexts}
         if not persistent:
-            await _serve_one(ctx, await listener.request(), options, write)
+            request, ctx = await _first_request(listeners)
+            await _serve_one(ctx, request, options, write)
             return
         async with asyncio.TaskGroup() as group:
-            async for request in listener:
-                group.create_task(_serve_guarded(ctx, request, options, write))
+            for listener, ctx in listeners.items():
+                group.create_task(_serve_all(group, listener, ctx, options, write))
+
+
+async def _first_request(listeners: dict[Listener, Context]) -> tuple[ConnectionRequest, Context]:
+    waiting = {asyncio.create_task(listener.request()): ctx for listener, ctx in listeners.items()}
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+    first = done.pop()
+    return first.result(), waiting[first]
+
+
+async def _serve_all(
+    group: asyncio.TaskGroup, listener: Listener, ctx: Context, options: Options, write: Print
+) -> None:
+    async for request in listener:
+        group.create_task(_serve_guarded(ctx, request, options, write))
 
 
 async def _serve_guarded(ctx: Context, request: ConnectionRequest, options: Options, write: Print) -> None:
@@ -238,8 +264,8 @@ def rping(
 ) -> int:
     """Run one side of rping; returns the exit status.
 
-    address: the server's; where the server itself runs, the one to listen at.  local: the client's own address, by
-    default the one that routes to the server.
+    address: the server's; where the server itself runs, the one to listen at, 0.0.0.0 for all.  local: the client's
+    own address, by default the one that routes to the server.
     """
     if server == client:
         return complain("say either -s (server) or -c (client)", 2)
@@ -250,10 +276,12 @@ def rping(
     options = Options(count or None, size, verbose, validate)
     try:
         host = resolve(address)
-        with open_here(host) if server else open_towards(host, local) as ctx:
+        with contextlib.ExitStack() as stack:
             if server:
-                asyncio.run(serve(ctx, port, options, _print, persistent=persistent))
+                contexts = [stack.enter_context(ctx) for ctx in open_here(host)]
+                asyncio.run(serve(contexts, port, options, _print, persistent=persistent))
             else:
+                ctx = stack.enter_context(open_towards(host, local))
                 asyncio.run(ping(ctx, host, port, options, _print))
     except (VerbenaError, OSError) as error:
         return complain(_sentence(error))
@@ -286,13 +314,23 @@ def resolve(name: str) -> str:
         raise SystemLimitError(f"{name}: {error.strerror or error}") from None
 
 
-def open_here(host: str) -> Context:
-    """An adapter at an address of this machine; of the unspecified address, there is none."""
-    from verbena.runtime.udp import open_device
-
-    if ipaddress.ip_address(host.split("%")[0]).is_unspecified:
-        raise SystemLimitError(f"{host} is no address of an adapter: name one of this machine's with -a")
-    return open_device(host)
+def open_here(host: str) -> list[Context]:
+    """Adapters at an address of this machine; for the unspecified address, at each that has none yet."""
+    ip = ipaddress.ip_address(host.split("%")[0])
+    if not ip.is_unspecified:
+        return [open_device(host)]
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    opened, failure = [], SystemLimitError("this machine has no address to listen at")
+    for entries in psutil.net_if_addrs().values():
+        for entry in entries:
+            if entry.family == family and "%" not in entry.address:
+                try:
+                    opened.append(open_device(entry.address))
+                except SystemLimitError as error:
+                    failure = error
+    if not opened:
+        raise failure
+    return opened
 
 
 def open_towards(host: str, local: str | None) -> Context:
@@ -300,8 +338,6 @@ def open_towards(host: str, local: str | None) -> Context:
 
     An address holds one adapter: to a server of this machine, on loopback, another loopback address serves.
     """
-    from verbena.runtime.udp import open_device
-
     if local is not None:
         return open_device(local)
     ip = ipaddress.ip_address(host.split("%")[0])

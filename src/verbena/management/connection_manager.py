@@ -32,7 +32,6 @@ from verbena.wire import (
     Mad,
     MessageRejected,
     RejectReason,
-    TransportService,
     cm_message,
     service_port,
 )
@@ -272,18 +271,9 @@ class ConnectionManager(ConnectionTable):
         """Why a REQ cannot be granted, with the additional information that goes with the reason (12.6.7.2)."""
         if listening is None:
             return RejectReason.INVALID_SERVICE_ID, b""
-        if req.transport_service not in (TransportService.RC, TransportService.UC):
-            return RejectReason.INVALID_TRANSPORT_SERVICE_TYPE, b""
-        if req.primary_local_gid != source or req.pkey & 0x7FFF != self.pkey & 0x7FFF:
-            return RejectReason.UNSUPPORTED_REQUEST, b""
-        if req.primary_remote_gid != self.gid:
-            return RejectReason.PRIMARY_REMOTE_GID, self.gid
-        if not 1 <= req.path_mtu <= MTU_CODES[self.mtu]:
-            return RejectReason.INVALID_PATH_MTU, bytes([MTU_CODES[self.mtu] << 4])
-        if service_port(req.service_id) is not None:
-            header = IpCmHeader.unpack(req.private_data)
-            if header.major or header.ip_version not in (4, 6):
-                return RejectReason.UNSUPPORTED_REQUEST, b""
+        fault = negotiation.fault(req, source, self.gid, self.mtu, self.pkey)
+        if fault is not None:
+            return fault
         if self._is_stale((source, req.local_ca_guid, req.local_qpn)):
             return RejectReason.STALE_CONNECTION, b""
         if len(listening.undecided) >= listening.backlog or len(self._connections) >= MOST_CONNECTIONS:

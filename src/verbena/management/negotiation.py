@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from verbena.wire import REP, REQ, TransportService
+from verbena.wire import REP, REQ, IpCmHeader, RejectReason, TransportService, service_port
 
 MTU_CODES = {256: 1, 512: 2, 1024: 3, 2048: 4, 4096: 5}
 MTUS = {code: mtu for mtu, code in MTU_CODES.items()}
@@ -124,6 +124,23 @@ def reply(offer: Offer, req: REQ, *, local_id: int, guid: int, private: bytes) -
         local_ca_guid=guid,
         private_data=private,
     )
+
+
+def fault(req: REQ, source: bytes, gid: bytes, mtu: int, pkey: int) -> tuple[RejectReason, bytes] | None:
+    """Why the adapter at `gid` cannot grant a REQ from `source`, with what goes with the reason (12.6.7.2)."""
+    if req.transport_service not in (TransportService.RC, TransportService.UC):
+        return RejectReason.INVALID_TRANSPORT_SERVICE_TYPE, b""
+    if req.primary_local_gid != source or req.pkey & 0x7FFF != pkey & 0x7FFF:
+        return RejectReason.UNSUPPORTED_REQUEST, b""
+    if req.primary_remote_gid != gid:
+        return RejectReason.PRIMARY_REMOTE_GID, gid
+    if not 1 <= req.path_mtu <= MTU_CODES[mtu]:
+        return RejectReason.INVALID_PATH_MTU, bytes([MTU_CODES[mtu] << 4])
+    if service_port(req.service_id) is not None:
+        header = IpCmHeader.unpack(req.private_data)
+        if header.major or header.ip_version not in (4, 6):
+            return RejectReason.UNSUPPORTED_REQUEST, b""
+    return None
 
 
 def passive_agreement(offer: Offer, req: REQ) -> Agreement:

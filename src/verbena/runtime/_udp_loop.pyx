@@ -37,6 +37,9 @@ cdef extern from "<poll.h>" nogil:
     short POLLOUT
     int poll(pollfd *fds, unsigned long n, int timeout)
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<unistd.h>" nogil:
     long write(int fd, const void *data, size_t n)
     long read(int fd, void *data, size_t n)
@@ -110,6 +113,7 @@ cdef enum:
     SMALL = 512  # a burst so short is one of a latency-bound exchange
     PARK_NS = 200_000  # how long the background thread stays away from a socket that the program drives
     SPIN_NS = 50_000  # how long a wait polls before it sleeps
+    ALONE_NS = 5_000  # how long of that without offering the processor to others, the peer perhaps
     LONGEST_SLEEP_MS = 100
 
 
@@ -402,7 +406,10 @@ cdef class UdpLoop:
                         now = now_ns()
                         if found or (deadline and now >= deadline):
                             break
-                        if now - start >= SPIN_NS:
+                        if now - start < SPIN_NS:
+                            if now - start >= ALONE_NS:
+                                sched_yield()
+                        else:
                             p.fd, p.events, p.revents = self.fd, POLLIN, 0
                             ms = self.sleep_ms(now, deadline)
                             if ms and poll(&p, 1, ms) <= 0:
