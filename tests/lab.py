@@ -106,7 +106,13 @@ class Lab:
         return ctx
 
     def pair(
-        self, service: QPType = RC, *, mtu: int = 0, memory: int = 1 << 16, sizes: Any = None, **attributes: Any
+        self,
+        service: QPType = RC,
+        *,
+        mtu: int = 0,
+        memory: int = 1 << 16,
+        sizes: Any = None,
+        **attributes: Any,
     ) -> tuple[Side, Side]:
         """Two connected ends; `attributes` are those of `QueuePair.connect`."""
         while len(self.contexts) < 2:
@@ -173,7 +179,9 @@ def statuses(entries: list[verbena.CompletionQueueEntry]) -> list[tuple[int, str
     return [(e.wr_id, e.status.name) for e in entries]
 
 
-def write(side: Side, there: Side, n: int, wr_id: int = 0, at: int = 0, to: int = 0, **more: Any) -> WorkRequest:
+def write(
+    side: Side, there: Side, n: int, wr_id: int = 0, at: int = 0, to: int = 0, **more: Any
+) -> WorkRequest:
     """An RDMA WRITE of n bytes from one end's region into the other's."""
     return WorkRequest(
         wr_id,
@@ -185,7 +193,9 @@ def write(side: Side, there: Side, n: int, wr_id: int = 0, at: int = 0, to: int 
     )
 
 
-def read(side: Side, there: Side, n: int, wr_id: int = 0, at: int = 0, to: int = 0, **more: Any) -> WorkRequest:
+def read(
+    side: Side, there: Side, n: int, wr_id: int = 0, at: int = 0, to: int = 0, **more: Any
+) -> WorkRequest:
     """An RDMA READ of n bytes, from `to` of the other end's region to `at` of this one's."""
     return WorkRequest(
         wr_id,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+
 from lab import Lab
 from transport.traffic import Traffic
-
 from verbena import AckPolicy, Faults, QPType, _pure
 from verbena.runtime.pairs import connect_sides, make_side
 

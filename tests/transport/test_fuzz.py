@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from lab import RC, SERVICES, UC, UD, Lab, Packet, drops, pattern, sealed, statuses, take, write
 
+from lab import RC, SERVICES, UC, UD, Lab, Packet, drops, pattern, sealed, statuses, take, write
 from verbena import (
     Access,
     AddressVector,
@@ -70,7 +70,9 @@ class End:
                 n = random.randrange(3000)
                 qp.post_recv(RecvRequest(1, [self.inbox.mr.sge(0, n), self.inbox.mr.sge(n, 2 * n)]))
             code = random.choice(
-                {RC: list(WROpcode), UC: list(WROpcode)[:4], UD: [WROpcode.SEND, WROpcode.SEND_WITH_IMM]}[service]
+                {RC: list(WROpcode), UC: list(WROpcode)[:4], UD: [WROpcode.SEND, WROpcode.SEND_WITH_IMM]}[
+                    service
+                ]
             )
             atomic = code in (WROpcode.ATOMIC_CMP_AND_SWP, WROpcode.ATOMIC_FETCH_AND_ADD)
             n = 8 if atomic else random.randrange(256 if service is UD else 3000)
@@ -223,7 +225,9 @@ def still_works(lab: Lab) -> None:
     assert b.mr.buf[:5000] == pattern(5000)
 
 
-@pytest.mark.parametrize("state", [QPState.RESET, QPState.INIT, QPState.RTR, QPState.RTS, QPState.SQD, QPState.ERR])
+@pytest.mark.parametrize(
+    "state", [QPState.RESET, QPState.INIT, QPState.RTR, QPState.RTS, QPState.SQD, QPState.ERR]
+)
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_packet_in_every_state(seed: int, service: QPType, state: QPState) -> None:
     """Every opcode of every service, sealed and to the right queue pair, with the PSN that it waits for."""

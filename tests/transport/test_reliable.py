@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-from lab import RC, Lab, Packet, drops, fetch_add, pattern, read, sealed, statuses, take, write
+import itertools
 
+import pytest
+
+from lab import RC, Lab, Packet, drops, fetch_add, pattern, read, sealed, statuses, take, write
 from verbena import (
     Access,
     AckPolicy,
@@ -150,7 +152,7 @@ def test_retries_end_in_an_error_and_the_rest_is_flushed(retry: int) -> None:
         (77, "WR_FLUSH_ERR"),
     ]
     assert a.qp.state is QPState.ERR
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(times)]
     assert all(wait >= 4096 << 6 for wait in waits), "never before the time is over"
 
 
@@ -420,7 +422,9 @@ def test_outstanding_reads_are_limited() -> None:
     lab = Lab()
     a, b = lab.pair(max_rd_atomic=4, timeout=0)
     lab.taps[1].gate = held = Held()
-    a.qp.post_send_many([*(read(a, b, 100, i) for i in range(3)), *(fetch_add(a, b, 1, i) for i in range(3, 9))])
+    a.qp.post_send_many(
+        [*(read(a, b, 100, i) for i in range(3)), *(fetch_add(a, b, 1, i) for i in range(3, 9))]
+    )
     lab.settle()
     assert len(lab.taps[0].requests()) == 4
     held.release(lab, 1)
@@ -517,7 +521,9 @@ def test_a_duplicate_read_of_a_region_that_was_closed() -> None:
     a.qp.post_send(WorkRequest(1, WROpcode.RDMA_READ, [a.mr.sge(0, 9)], remote_addr=mr.addr, rkey=mr.rkey))
     lab.net.run_for(10_000)
     mr.close()
-    assert statuses(take(a.cq, 1)) == [(1, "REM_ACCESS_ERR")], "refused, not silent until the retries are used up"
+    assert statuses(take(a.cq, 1)) == [(1, "REM_ACCESS_ERR")], (
+        "refused, not silent until the retries are used up"
+    )
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x80000000, 0x80000001, 600])
@@ -541,7 +547,9 @@ def test_duplicates_of_every_request_change_nothing() -> None:
     lab = Lab()
     a, b = lab.pair(mtu=256)
     b.qp.post_recv_many([RecvRequest(i, [b.mr.sge(8000, 1000)]) for i in range(3)])
-    a.qp.post_send_many([write(a, b, 600, 1), send(a, 600, 2), fetch_add(a, b, 5, 3, to=4096), read(a, b, 600, 4)])
+    a.qp.post_send_many(
+        [write(a, b, 600, 1), send(a, 600, 2), fetch_add(a, b, 5, 3, to=4096), read(a, b, 600, 4)]
+    )
     take(a.cq, 4)
     take(b.cq, 1)
     before = bytes(b.mr.buf)
@@ -555,7 +563,10 @@ def test_duplicates_of_every_request_change_nothing() -> None:
     assert len(a.cq) == len(b.cq) == 0
     assert b.ctx.counters()["rx.duplicate"] == 8
     assert a.qp.state is b.qp.state is QPState.RTS
-    assert a.ctx.counters()["rx.packets"] == a.ctx.counters()["rx.accepted"] + drops(a.ctx)["drop.stale_response"]
+    assert (
+        a.ctx.counters()["rx.packets"]
+        == a.ctx.counters()["rx.accepted"] + drops(a.ctx)["drop.stale_response"]
+    )
 
 
 @pytest.mark.parametrize("syndrome", [0x40, 0x5F, 0x64, 0x7F])

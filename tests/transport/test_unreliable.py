@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lab import RC, UC, UD, Lab, drops, pattern, statuses, take, write
 
+from lab import RC, UC, UD, Lab, drops, pattern, statuses, take, write
 from verbena import AddressVector, InvalidAttributeError, QPState, RecvRequest, WorkRequest, WROpcode
 from verbena.runtime.pairs import Side, make_side
 
@@ -44,7 +44,9 @@ def test_a_lost_packet_loses_its_message_only(lost: int) -> None:
     lab.settle()
     got = b.cq.poll()
     arrived = [i for i in range(3) if i != lost // 4]
-    assert statuses(got) == [(0, "SUCCESS"), (1, "SUCCESS")], "the broken message's buffer serves the next one"
+    assert statuses(got) == [(0, "SUCCESS"), (1, "SUCCESS")], (
+        "the broken message's buffer serves the next one"
+    )
     for place, i in enumerate(arrived):
         assert b.mr.buf[1000 * place : 1000 * place + 1000] == pattern(3000)[1000 * i : 1000 * i + 1000]
     assert lab.taps[1].out == [], "nothing is acknowledged"
@@ -102,7 +104,9 @@ def denied(a: Side, b: Side) -> WorkRequest:
     return request
 
 
-@pytest.mark.parametrize("opcode", [WROpcode.RDMA_READ, WROpcode.ATOMIC_FETCH_AND_ADD, WROpcode.SEND_WITH_INV])
+@pytest.mark.parametrize(
+    "opcode", [WROpcode.RDMA_READ, WROpcode.ATOMIC_FETCH_AND_ADD, WROpcode.SEND_WITH_INV]
+)
 def test_operations_that_an_unreliable_connection_has_not(opcode: WROpcode) -> None:
     lab = Lab()
     a, _ = lab.pair(UC)
@@ -249,7 +253,7 @@ def test_what_is_no_destination(wrong: str) -> None:
             "domain": a.ctx.alloc_pd().create_ah(vector),
             "adapter": b.pd.create_ah(AddressVector(a.ctx.query_gid())),
         }[wrong]
-    with pytest.raises(InvalidAttributeError, match="destination|AddressHandle|protection domain|24 bits"):
+    with pytest.raises(InvalidAttributeError, match=r"destination|AddressHandle|protection domain|24 bits"):
         a.qp.post_send(request)
     assert lab.taps[0].out == []
 

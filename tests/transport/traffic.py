@@ -6,11 +6,11 @@ flow may touch is theirs alone, and a request that must not overtake an earlier 
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 from typing import Any
 
 from lab import Lab
-
 from verbena import (
     CompletionOpcode,
     RecvRequest,
@@ -35,7 +35,7 @@ def pieces(random: Random, region: Any, at: int, n: int) -> list[ScatterGatherEn
     """A list of one to four entries that covers n bytes, cut anywhere."""
     cuts = sorted(random.randrange(n + 1) for _ in range(random.randrange(4)))
     borders = [0, *cuts, n]
-    return [region.sge(at + a, b - a) for a, b in zip(borders, borders[1:], strict=False)]
+    return [region.sge(at + a, b - a) for a, b in itertools.pairwise(borders)]
 
 
 class Flow:
@@ -63,7 +63,9 @@ class Flow:
 
     def size(self) -> int:
         m, r = self.mtu, self.random
-        n = r.choice((0, 1, 3, 8, m - 1, m, m + 1, 2 * m, 3 * m + 5, r.randrange(m), r.randrange(self.largest)))
+        n = r.choice(
+            (0, 1, 3, 8, m - 1, m, m + 1, 2 * m, 3 * m + 5, r.randrange(m), r.randrange(self.largest))
+        )
         return min(n, self.largest)
 
     def post_receive(self) -> None:
@@ -150,7 +152,9 @@ class Flow:
 class Traffic:
     """Several connections, both directions of each, posted and polled at random times."""
 
-    def __init__(self, lab: Lab, random: Random, connections: list[tuple[Side, Side]], mtu: int, largest: int):
+    def __init__(
+        self, lab: Lab, random: Random, connections: list[tuple[Side, Side]], mtu: int, largest: int
+    ):
         self.lab, self.random = lab, random
         room = 4 * largest + 4096
         self.flows = [

@@ -260,7 +260,9 @@ class ChannelAdapter:
         if not isinstance(vector, AddressVector):
             raise InvalidAttributeError(f"an AddressVector is needed, not {type(vector).__name__}")
         if not isinstance(vector.gid, Gid):
-            raise InvalidAttributeError(f"gid must be a Gid, not a {type(vector.gid).__name__}: see Gid.from_ip")
+            raise InvalidAttributeError(
+                f"gid must be a Gid, not a {type(vector.gid).__name__}: see Gid.from_ip"
+            )
         for name, low, high in VECTOR_RANGES:
             value = getattr(vector, name)
             if not isinstance(value, int) or not low <= value <= high:

@@ -91,7 +91,7 @@ def progressed(e, q, packets, now):
 
 
 def acknowledge(e, q, psn, now):
-    """Everything up to `psn` has arrived; False when an unanswered READ or atomic is before it (or the queue failed)."""
+    """Everything up to `psn` has arrived; False when an unanswered READ or atomic is before it (or all failed)."""
     answered: cython.bint = True
     before: cython.uint = q.una_psn
     last: cython.uint

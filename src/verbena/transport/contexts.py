@@ -124,15 +124,6 @@ class Contexts(Tables):
             self.free_path(q.path)
             q.path = -1
 
-    def arm_limit(self, index, limit):
-        """Ask a shared receive queue for a report when fewer than `limit` requests are left (at once, if they are)."""
-        at: cython.int = index
-        queue = self.recv_queues[at]
-        queue.limit = limit
-        if limit and queue.head - queue.tail < queue.limit:
-            queue.limit = 0
-            self.report(REPORT_ASYNC, ASYNC_SRQ_LIMIT_REACHED, at)
-
     def queue_depth(self, index):
         """Receive requests that wait in a queue."""
         at: cython.int = index

@@ -205,7 +205,11 @@ class Core(Contexts):
                 self.report(REPORT_ASYNC, ASYNC_CQ_ERR, cq)
                 for i in range(self.max_qp):
                     other = self.qps[i]
-                    if other and other.state not in (RESET, ERROR) and (other.send_cq == cq or other.recv_cq == cq):
+                    if (
+                        other
+                        and other.state not in (RESET, ERROR)
+                        and (other.send_cq == cq or other.recv_cq == cq)
+                    ):
                         self.report(REPORT_ASYNC, ASYNC_QP_FATAL, i)
                         self.fail(other)
             return False
@@ -303,6 +307,15 @@ class Core(Contexts):
             queue.limit = 0
             self.report(REPORT_ASYNC, ASYNC_SRQ_LIMIT_REACHED, q.recv_queue)
         return True
+
+    def arm_limit(self, index, limit):
+        """Ask a shared receive queue for a report when fewer than `limit` requests are left (at once, if they are)."""
+        at: cython.int = index
+        queue = self.recv_queues[at]
+        queue.limit = limit
+        if limit and queue.head - queue.tail < queue.limit:
+            queue.limit = 0
+            self.report(REPORT_ASYNC, ASYNC_SRQ_LIMIT_REACHED, at)
 
     def fail(self, q):
         """Move a queue pair to the error state and flush it (IBA vol. 1, 10.3.1.8)."""

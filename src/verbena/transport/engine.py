@@ -289,12 +289,10 @@ class Engine(Work):
             flow = cython.address(self.flows[slot])
         else:
             flow = self.flows[slot]
-        if ident < BURST_PACKETS:  # somewhere in a burst that was taken apart, or put together, on the way
-            return True
         if not same(flow.source, 0, self.rx_source, 0, 16):
             copy(flow.source, 0, self.rx_source, 0, 16)
             flow.known, flow.straight, flow.guessed = False, False, False
-        if not flow.known and not flow.straight:
+        if not flow.known and not flow.straight and ident >= BURST_PACKETS:
             flow.known, flow.last, flow.seen_ns = True, ident, now
             return True
         if flow.known:
@@ -306,12 +304,12 @@ class Engine(Work):
             if ahead >= 0x10000 - IDENT_REACH:
                 return True
         # Not the same one again: that is the damaged packet, duplicated.
-        if flow.guessed and ((ident - flow.guess - 1) & 0xFFFF) < IDENT_REACH:
+        if ident >= BURST_PACKETS and flow.guessed and ((ident - flow.guess - 1) & 0xFFFF) < IDENT_REACH:
             flow.known, flow.last, flow.seen_ns, flow.guessed = True, ident, now, False
             return True
         flow.guessed, flow.guess = True, ident
         self.rx_straight = False  # an intact packet in between refutes the guess
-        return False
+        return ident < BURST_PACKETS  # somewhere in a burst that was taken apart, or put together, on the way
 
     def datagram(self, q, b, at, n, opcode, pad, solicited):
         """A datagram: into the oldest receive buffer, behind 40 bytes of header (IBA vol. 1, 9.8.2, 11.4.1.2)."""

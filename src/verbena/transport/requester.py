@@ -258,10 +258,7 @@ def send_burst(e, q, b, size, now):
             opcode | q.service << 5,
             (
                 0x80
-                if last
-                and w.flags & SOLICITED
-                and w.operation != WR_RDMA_WRITE
-                and not is_read_or_atomic(w)
+                if last and w.flags & SOLICITED and w.operation != WR_RDMA_WRITE and not is_read_or_atomic(w)
                 else 0
             )
             | 0x40

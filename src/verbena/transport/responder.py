@@ -20,7 +20,13 @@ except ImportError:
 
 if cython.compiled:
     from cython.cimports.verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-    from cython.cimports.verbena.transport.answers import acknowledge_request, answer, not_ready, refuse, too_many
+    from cython.cimports.verbena.transport.answers import (
+        acknowledge_request,
+        answer,
+        not_ready,
+        refuse,
+        too_many,
+    )
     from cython.cimports.verbena.transport.core import answer_at
     from cython.cimports.verbena.transport.requester import after
     from cython.cimports.verbena.transport.tables import *

@@ -6,7 +6,7 @@ from verbena.transport.tables cimport Cqe, QueuePair, RecvQueue, SendWqe, Sge
 
 cdef enum:
     ALL_FLAGS = 15
-    MAX_MESSAGE = 0x7FFFFFFF  # bytes (the issue's and IBA's 2^31 less one)
+    MAX_MESSAGE = 0x7FFFFFFF  # bytes: 2^31 - 1
 
 cdef class ScatterGatherEntry:
     cdef public uint64_t addr

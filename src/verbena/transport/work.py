@@ -271,7 +271,9 @@ class Work(Core):
     def _receive(self, queue, request):
         total: cython.ulonglong
         if not isinstance(request, RecvRequest):
-            raise InvalidAttributeError(f"a receive queue takes a RecvRequest, not a {type(request).__name__}")
+            raise InvalidAttributeError(
+                f"a receive queue takes a RecvRequest, not a {type(request).__name__}"
+            )
         if queue.head - queue.tail >= queue.size:
             raise QueueFullError(f"the receive queue holds its {queue.size} requests: wait for completions")
         at: cython.uint = (queue.head & queue.mask) * queue.max_sge

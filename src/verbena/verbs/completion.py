@@ -49,6 +49,10 @@ class CompletionQueue:
         """Entries that wait to be polled."""
         return int(self._engine.pending(self._checked()))
 
+    def __bool__(self) -> bool:
+        """True, also when it is empty."""
+        return True
+
     @property
     def overrun(self) -> bool:
         """Did the queue overflow?  It takes no entries any more."""
@@ -120,7 +124,7 @@ class CompletionQueue:
         waiters, self._waiters = self._waiters, []
         for loop, future in waiters:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_wake, future)
+                loop.call_soon_threadsafe(wake, future)
         if asked and self._callback is not None:
             self.context.call_handler(self._callback, self)
 
@@ -179,7 +183,8 @@ class CompletionQueue:
         return f"<CompletionQueue {self._index} of {self.depth} entries>"
 
 
-def _wake(future: asyncio.Future[None]) -> None:
+def wake(future: asyncio.Future[None]) -> None:
+    """Let the task that waits for it go on."""
     if not future.done():
         future.set_result(None)
 

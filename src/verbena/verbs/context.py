@@ -13,7 +13,7 @@ from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
 from verbena.verbs.cm import ConnectionService, Listener
-from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.completion import CompletionQueue, wake
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
@@ -230,7 +230,7 @@ class Context:
         waiters, self._event_waiters = self._event_waiters, []
         for loop, future in waiters:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(lambda f=future: None if f.done() else f.set_result(None))
+                loop.call_soon_threadsafe(wake, future)
 
     def get_async_event(self, timeout: float | None = None) -> AsyncEvent | None:
         """The oldest asynchronous event, waiting `timeout` seconds at most; None after that."""

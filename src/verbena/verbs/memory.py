@@ -158,7 +158,9 @@ class MemoryRegion:
                 self._table.deregister(self._index)
             self.pd.members.discard(self)
             for view in (self.buf, self._view):
-                with contextlib.suppress(BufferError):  # the program looks into it, through an array for example
+                with contextlib.suppress(
+                    BufferError
+                ):  # the program looks into it, through an array for example
                     view.release()
 
     def __enter__(self) -> MemoryRegion:
@@ -221,6 +223,10 @@ class SharedReceiveQueue:
         if not self._open:
             raise ClosedError("this shared receive queue is closed")
         return int(self._engine.queue_depth(self.index))
+
+    def __bool__(self) -> bool:
+        """True, also when it is empty."""
+        return True
 
     def close(self) -> None:
         """Destroy it.  Raises `InvalidStateError` while queue pairs use it."""

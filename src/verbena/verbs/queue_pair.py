@@ -15,6 +15,7 @@ from verbena.verbs.completion import CompletionQueue, require_cq
 if TYPE_CHECKING:
     from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 
+FIXED = frozenset(("type", "qp_num", "capabilities", "pd", "context", "send_cq", "recv_cq", "srq"))
 ALL_REMOTE = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 
 
@@ -70,6 +71,12 @@ class QueuePair:
         context.queue_pairs[self._index] = self
         if srq is not None:
             srq.queue_pairs.add(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """What was given at creation stays: the adapter owns the queue pair's state, no handle alters it."""
+        if name in FIXED and name in self.__dict__:
+            raise AttributeError(f"{name} of a queue pair is fixed when it is created")
+        super().__setattr__(name, value)
 
     def _checked(self) -> int:
         if not self._open:
