@@ -6,7 +6,9 @@ with connected_pair(QPType.RC) as pair:
     a, b = pair.a, pair.b
     a.mr.buf[:6] = b"verbs!"
     # Where it goes: an address within b's region, and the region's remote key.
-    write = WorkRequest(1, WROpcode.RDMA_WRITE, [a.mr.sge(0, 6)], remote_addr=b.mr.addr + 1000, rkey=b.mr.rkey)
+    write = WorkRequest(
+        1, WROpcode.RDMA_WRITE, [a.mr.sge(0, 6)], remote_addr=b.mr.addr + 1000, rkey=b.mr.rkey
+    )
     a.qp.post_send(write)
     (done,) = a.cq.wait(timeout=1)
     print(done.opcode.name, done.status.name, bytes(b.mr.buf[1000:1006]))

@@ -13,9 +13,12 @@ with open_device(first) as here, open_device(second) as there:
     a, b = make_side(here, QPType.RC), make_side(there, QPType.RC)
     connect_sides(a, b)  # in two processes: exchange qp.endpoint by any means, and qp.connect() to it
     a.mr.buf[:4] = b"real"
-    a.qp.post_send(
-        WorkRequest(1, WROpcode.RDMA_WRITE, [a.mr.sge()], remote_addr=b.mr.addr, rkey=b.mr.rkey)
-    )
+    a.qp.post_send(WorkRequest(1, WROpcode.RDMA_WRITE, [a.mr.sge()], remote_addr=b.mr.addr, rkey=b.mr.rkey))
     (done,) = a.cq.wait(timeout=10)
     print(done.opcode.name, done.status.name, bytes(b.mr.buf[:4]), f"{a.mr.length} bytes")
-    print("MTU", here.query_port().active_mtu, "dropped:", sum(v for k, v in there.counters().items() if "drop" in k))
+    print(
+        "MTU",
+        here.query_port().active_mtu,
+        "dropped:",
+        sum(v for k, v in there.counters().items() if "drop" in k),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from verbena.verbs.context import Context
 from verbena.verbs.memory import ProtectionDomain
 from verbena.verbs.queue_pair import ALL_REMOTE, QueuePair
 
-SPIN_NS = 50_000  # waking a reader costs tens of microseconds: look for a while before sleeping
+# In real time a program first waits this long itself, before it lets asyncio wake it: that takes several threads.
+BLOCK_S = 0.001
 # Exponents of 4.096 us (IBA vol. 1, 9.7.6.1.3): 67 ms where packets get lost, 0.5 s where only a busy machine is late.
 TIMEOUT_WITH_FAULTS = 14
 TIMEOUT = 17
@@ -73,11 +73,7 @@ class Part:
 
     async def completions(self, cq: CompletionQueue, n: int = 64) -> list[Any]:
         """At least one completion entry; raises `CompletionError` for one that failed."""
-        found = cq.poll(n)
-        if not found and self.real:
-            end = time.monotonic_ns() + SPIN_NS
-            while not found and time.monotonic_ns() < end:
-                found = cq.poll(n)
+        found = cq.wait(BLOCK_S, n) if self.real else cq.poll(n)
         if not found:
             found = await cq.completions(n)
         for entry in found:
