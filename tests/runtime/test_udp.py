@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import select
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -436,8 +437,6 @@ def test_the_other_port_is_another_network() -> None:
 
 
 def test_strangers_datagrams_are_counted_and_dropped(ends: tuple[Side, Side]) -> None:
-    import socket
-
     a, b = ends
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.bind(("127.0.71.9", 0))
@@ -449,6 +448,21 @@ def test_strangers_datagrams_are_counted_and_dropped(ends: tuple[Side, Side]) ->
     dropped = sum(v for k, v in counters.items() if k.startswith("drop."))
     assert dropped == 9
     assert counters["drop.short"] >= 4
+
+
+def test_what_the_kernel_drops_is_counted(ends: tuple[Side, Side]) -> None:
+    """Nobody reads the socket while a stranger sends more than its buffer holds."""
+    _, b = ends
+    sent = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        with b.ctx.adapter.engine:
+            for _ in range(1200):
+                stranger.sendto(bytes(60_000), (B, 4791))
+                sent += 1
+        while (counters := b.ctx.counters())["rx.packets"] + counters["drop.rx_socket"] < sent:
+            b.ctx.driver.progress()
+    assert counters["drop.rx_socket"] > 0
+    assert counters["rx.packets"] + counters["drop.rx_socket"] == sent
 
 
 def test_the_tap_keeps_what_it_was_given() -> None:

@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from verbena.transport.engine cimport Engine
-from verbena.transport.tables cimport BURST_BYTES, DROP_RX_SOCKET, DROP_TX_NO_ROUTE, LOOPED_PACKETS, Path
+from verbena.transport.tables cimport BURST_BYTES, DROP_TX_NO_ROUTE, LOOPED_PACKETS, Path
 
 import os
 
@@ -95,8 +95,6 @@ cdef extern from "<sys/socket.h>" nogil:
     long recvmsg(int fd, msghdr *m, int flags)
     long sendmsg(int fd, const msghdr *m, int flags)
     int MSG_DONTWAIT
-    int SOL_SOCKET
-    int SO_RXQ_OVFL
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -135,7 +133,7 @@ cdef class UdpLoop:
     cdef bint segmentation, is_ip6, stop, deferred
     cdef int waiting
     cdef uint64_t driven_ns, sleeping_until
-    cdef uint32_t port, overflow
+    cdef uint32_t port
     cdef uint8_t *rx
     cdef uint8_t *tx
     cdef uint8_t own[16]
@@ -172,7 +170,6 @@ cdef class UdpLoop:
         cdef cmsghdr *c
         cdef size_t segment = 0
         cdef int value
-        cdef uint32_t lost
         cdef long n
         cdef uint32_t port
         memset(&m, 0, sizeof(m))
@@ -188,10 +185,6 @@ cdef class UdpLoop:
             if c.cmsg_level == SOL_UDP and c.cmsg_type == UDP_GRO:
                 memcpy(&value, CMSG_DATA(c), sizeof(int))
                 segment = value
-            elif c.cmsg_level == SOL_SOCKET and c.cmsg_type == SO_RXQ_OVFL:
-                memcpy(&lost, CMSG_DATA(c), 4)
-                self.counters[DROP_RX_SOCKET] += <uint32_t> (lost - self.overflow)
-                self.overflow = lost
             c = CMSG_NXTHDR(&m, c)
         if name.sin6_family == AF_INET:
             memset(source, 0, 10)

@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from verbena.adapter.gid import Gid
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.service import Service
-from verbena.runtime.udp_plain import SO_RXQ_OVFL, UDP_GRO, UDP_SEGMENT, PlainLoop, SocketWire
+from verbena.runtime.udp_plain import UDP_GRO, UDP_SEGMENT, PlainLoop, SocketWire
 from verbena.runtime.wires import Wire
 from verbena.transport.kinds import AckPolicy
 from verbena.verbs.context import Context
@@ -38,6 +39,8 @@ except ImportError:
 
 SO_RCVBUFFORCE = 33
 SO_SNDBUFFORCE = 32
+SO_MEMINFO = 55
+SK_MEMINFO_DROPS = 8  # the ninth of its 32-bit numbers
 IP_PMTUDISC_DO = 2
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
@@ -101,7 +104,6 @@ def bound_socket(address: str, port: int) -> socket.socket:
         else:
             why = f"cannot be had: {error.strerror}"
         raise SystemLimitError(f"UDP {address} port {port} {why}") from None
-    sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
     for forced, plain in (
         (SO_RCVBUFFORCE, socket.SO_RCVBUF),
         (SO_SNDBUFFORCE, socket.SO_SNDBUF),
@@ -193,6 +195,12 @@ class UdpDriver:
         descriptor = self._descriptors.pop(index, None)
         if descriptor is not None:
             os.close(descriptor)
+
+    def refresh_counters(self) -> None:
+        """Ask the kernel what it dropped because the socket's buffer was full (a burst that came whole counts once)."""
+        numbers = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
+        drops = int.from_bytes(numbers[4 * SK_MEMINFO_DROPS :], sys.byteorder)
+        self._engine.set_counter("drop.rx_socket", drops)
 
     def call_soon(self, function: Callable[[], Any]) -> None:
         self._service.call_soon(function)

@@ -21,7 +21,6 @@ from verbena.runtime.wires import Burst, Wire
 
 UDP_SEGMENT = 103
 UDP_GRO = 104
-SO_RXQ_OVFL = 40
 BUFFER = 65_536
 PARK_S = 0.0002
 SPIN_NS = 50_000
@@ -29,7 +28,7 @@ MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 class SocketWire(Wire):
-    """A bound UDP socket as a wire.  Counts what the kernel lost (`lost`) or refused (`refused`), in packets."""
+    """A bound UDP socket as a wire.  `refused`: packets that the kernel did not take."""
 
     def __init__(self, sock: socket.socket, gid: bytes, port: int, mtu: int, segmentation: bool) -> None:
         super().__init__()
@@ -39,7 +38,6 @@ class SocketWire(Wire):
         self.mtu = mtu
         self.segmentation = segmentation
         self.is_ip6 = sock.family == socket.AF_INET6
-        self.lost = 0
         self.refused = 0
 
     def send(self, burst: Burst) -> None:
@@ -86,8 +84,6 @@ class SocketWire(Wire):
         for level, kind, value in control:
             if level == socket.IPPROTO_UDP and kind == UDP_GRO:
                 segment = struct.unpack_from("=i", value)[0]
-            elif level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
-                self.lost = struct.unpack_from("=I", value)[0]
         raw = socket.inet_pton(self.sock.family, name[0].split("%")[0])
         source = raw if self.is_ip6 else MAPPED + raw
         self.receiver(Burst(data, segment, source, self.gid, port=self.port, source_port=name[1]))
@@ -157,7 +153,6 @@ class PlainLoop:
             self._engine.tick(now)
             self._transmit(now)
             when: int = self._engine.tick(now)
-            self._engine.set_counter("drop.rx_socket", self._port.lost)
             self._engine.set_counter("drop.tx_no_route", self._port.refused)
             waiting = self._engine.has_reports()
         if waiting:
@@ -224,7 +219,3 @@ class PlainLoop:
                     poller.poll(self._sleep_ms(when, deadline))
         finally:
             self._waiting -= 1
-
-    def statistics(self) -> dict[str, Any]:
-        """What the socket did."""
-        return {"lost": self._port.lost, "refused": self._port.refused}

@@ -264,6 +264,9 @@ class VirtualDriver:
     def release_descriptor(self, index: int) -> None:
         """There are none."""
 
+    def refresh_counters(self) -> None:
+        """They are always up to date."""
+
     def call_soon(self, function: Callable[[], Any]) -> None:
         self.clock.call_at(self.clock.now(), lambda: (function(), None)[1])
 

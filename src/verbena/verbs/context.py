@@ -82,7 +82,9 @@ class Context:
 
     def counters(self) -> dict[str, int]:
         """Everything counted so far: packets and bytes, retries, and every drop under its reason."""
-        found: dict[str, int] = self._checked().engine.read_counters()
+        adapter = self._checked()
+        self.driver.refresh_counters()
+        found: dict[str, int] = adapter.engine.read_counters()
         if self._connections is not None:
             found.update(self._connections.counters())
         return found

@@ -45,6 +45,9 @@ class Driver(Protocol):
     def release_descriptor(self, index: int) -> None:
         """Close the descriptor of a completion queue, if it has one."""
 
+    def refresh_counters(self) -> None:
+        """Bring those of the adapter's counters up to date that are counted outside of it."""
+
     def call_soon(self, function: Callable[[], Any]) -> None:
         """Run `function` outside the data path, soon."""
 
