@@ -110,7 +110,7 @@ cdef enum:
     CONTROL = 256
     SMALL = 512  # a burst so short is one of a latency-bound exchange
     PARK_NS = 200_000  # how long the background thread stays away from a socket that the program drives
-    SPIN_NS = 50_000  # how long a wait polls before it sleeps
+    SPIN_NS = 50_000  # how long to poll before sleeping, in a wait and, after a burst, in the background
     ALONE_NS = 5_000  # how long of that without offering the processor to others, the peer perhaps
     LONGEST_SLEEP_MS = 100
 
@@ -271,8 +271,8 @@ cdef class UdpLoop:
             else:
                 self.send(n)
 
-    cdef void drive(self, bint by_program) noexcept nogil:
-        """Receive what is there, serve the timers, send what is due.
+    cdef int drive(self, bint by_program) noexcept nogil:
+        """Receive what is there, serve the timers, send what is due; returns the bursts received.
 
         The answer to a single short burst may wait for the program's next call: a program that exchanges small
         messages then sends its own message first.
@@ -293,6 +293,7 @@ cdef class UdpLoop:
             self.deferred = False
             self.transmit(now)
         self.finish(now)
+        return bursts
 
     cdef void finish(self, uint64_t now) noexcept nogil:
         """Let go of the lock, and tell those who have to know."""
@@ -325,9 +326,8 @@ cdef class UdpLoop:
 
     cdef void loop(self) noexcept nogil:
         cdef pollfd p[2]
-        cdef uint64_t now, drained
+        cdef uint64_t now, active = 0
         cdef timespec nap
-        cdef int ms
         p[0].fd, p[0].events = self.fd, POLLIN
         p[1].fd, p[1].events = self.wake_fd, POLLIN
         while not self.stop:
@@ -336,17 +336,26 @@ cdef class UdpLoop:
                 nap.tv_sec, nap.tv_nsec = 0, PARK_NS
                 nanosleep(&nap, NULL)
                 continue
-            ms = self.sleep_ms(now, 0)
-            if ms:
-                self.sleeping_until = now + <uint64_t> ms * 1_000_000
-                p[0].revents = p[1].revents = 0
-                poll(p, 2, ms)
-                self.sleeping_until = 0
-                if p[1].revents:
-                    read(self.wake_fd, &drained, 8)
+            if now - active >= SPIN_NS:
+                self.sleep(p, now)
                 if self.waiting or now_ns() - self.driven_ns < PARK_NS:
                     continue
-            self.drive(False)
+            elif now - active >= ALONE_NS:
+                sched_yield()
+            if self.drive(False):
+                active = now_ns()
+
+    cdef void sleep(self, pollfd *p, uint64_t now) noexcept nogil:
+        """Sleep until a packet comes, a timer is over, or `wake_fd` is written to."""
+        cdef uint64_t drained
+        cdef int ms = self.sleep_ms(now, 0)
+        if ms:
+            self.sleeping_until = now + <uint64_t> ms * 1_000_000
+            p[0].revents = p[1].revents = 0
+            poll(p, 2, ms)
+            self.sleeping_until = 0
+            if p[1].revents:
+                read(self.wake_fd, &drained, 8)
 
     def end(self):
         """Make `run` return."""
