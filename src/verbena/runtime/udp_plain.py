@@ -14,7 +14,6 @@ import select
 import socket
 import struct
 import time
-from typing import Any
 
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.runtime.wires import Burst, Wire
