@@ -32,4 +32,7 @@ cdef class RegionTable:
                             uint32_t access) noexcept nogil
     cdef Region *find_remote(self, int32_t domain, uint32_t key, uint64_t address, uint64_t length,
                              uint32_t access) noexcept nogil
+    cdef Region *find(self, int32_t domain, uint32_t key, bint remote, uint64_t address, uint64_t length,
+                      uint32_t access) noexcept nogil
+    cdef Region *opened(self, int32_t domain, uint32_t key, bint remote) noexcept nogil
     cdef bint invalidate(self, int32_t domain, uint32_t key) noexcept nogil

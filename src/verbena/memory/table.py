@@ -142,40 +142,34 @@ class RegionTable:
 
     def find_local(self, domain, key, address, length, access):
         """The region a work request may use, or nothing: key, domain, whole range and rights must fit."""
-        i: cython.uint = key >> 8
-        if i <= self.capacity:
-            r = self.regions[i]
-            if (
-                r
-                and r.live
-                and r.local_key == key
-                and r.domain == domain
-                and not access & ~r.access
-                and address >= r.address
-                and length <= r.length
-                and address - r.address <= r.length - length
-            ):
-                return r
+        return self.find(domain, key, False, address, length, access)
+
+    def find_remote(self, domain, key, address, length, access):
+        """The region a peer's request may use, or nothing; `domain` is that of the queue pair it came by."""
+        return self.find(domain, key, True, address, length, access)
+
+    def find(self, domain, key, remote, address, length, access):
+        """What both ask: a region that the key opens, with the rights, around the whole range."""
+        r = self.opened(domain, key, remote)
+        if (
+            r
+            and not access & ~r.access
+            and address >= r.address
+            and length <= r.length
+            and address - r.address <= r.length - length
+        ):
+            return r
         if cython.compiled:
             return cython.NULL
         else:
             return None
 
-    def find_remote(self, domain, key, address, length, access):
-        """The region a peer's request may use, or nothing; `domain` is that of the queue pair it came by."""
+    def opened(self, domain, key, remote):
+        """The region that a local or remote key opens in a domain, or nothing."""
         i: cython.uint = key >> 8
         if i <= self.capacity:
             r = self.regions[i]
-            if (
-                r
-                and r.live
-                and r.remote_key == key
-                and r.domain == domain
-                and not access & ~r.access
-                and address >= r.address
-                and length <= r.length
-                and address - r.address <= r.length - length
-            ):
+            if r and r.live and key == (r.remote_key if remote else r.local_key) and r.domain == domain:
                 return r
         if cython.compiled:
             return cython.NULL
@@ -187,11 +181,8 @@ class RegionTable:
 
         The region stays registered and its local key valid.
         """
-        i: cython.uint = key >> 8
-        if i > self.capacity:
-            return False
-        r = self.regions[i]
-        if not r or not r.live or r.remote_key != key or r.domain != domain:
+        r = self.opened(domain, key, True)
+        if not r:
             return False
         r.remote_key = 0
         return True

@@ -282,7 +282,7 @@ cdef class UdpLoop:
         cdef int bursts = 0
         cdef uint64_t earliest
         pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
-        while bursts < 16 and self.receive(now, &size):
+        while bursts < 8 and self.receive(now, &size):
             bursts += 1
             if by_program and size <= SMALL:
                 break

@@ -1,11 +1,10 @@
 # C types of transport/engine.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from verbena.transport.sources cimport Sources
 from verbena.transport.tables cimport QueuePair
-from verbena.transport.work cimport Work
 
 cdef enum:
-    IDENT_REACH = 64  # how far ahead, and how late, an identification may be
     LARGEST_PAYLOAD = 4096
 
 cdef uint8_t _heads[256]
@@ -13,27 +12,12 @@ cdef uint8_t _bodies[256]
 
 cdef bint is_response(uint32_t opcode) noexcept nogil
 
-cdef class Engine(Work):
-    cdef uint8_t rx_prefix[64]
-    cdef uint8_t rx_source[16]
-    cdef uint32_t rx_port
-    cdef bint rx_is_ip4
-    cdef bint rx_known
-    cdef bint rx_straight  # this source is known to number each burst from 0
-    cdef uint32_t rx_length
-    cdef uint32_t rx_seed
-    cdef uint32_t solve_length
-    cdef uint32_t solve_power
+cdef class Engine(Sources):
     cdef uint8_t grh[40]
 
     cdef void take_burst(self, uint8_t *b, size_t n, size_t segment, uint8_t *source, uint32_t port,
                          uint32_t first, uint64_t now) noexcept nogil
     cdef void take_packet(self, uint8_t *b, size_t at, size_t n, uint32_t place, uint64_t now) noexcept nogil
-    cdef void know_source(self, uint8_t *source, uint32_t port) noexcept nogil
-    cdef int check_crc(self, uint8_t *b, size_t at, size_t n, uint32_t place, uint64_t now) noexcept nogil
-    cdef uint32_t flow_place(self) noexcept nogil
-    cdef void straight(self) noexcept nogil
-    cdef bint follows(self, uint32_t ident, uint64_t now) noexcept nogil
     cdef bint right_partition(self, QueuePair *q, uint32_t pkey) noexcept nogil
     cdef void datagram(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t pad,
                        bint solicited) noexcept nogil
