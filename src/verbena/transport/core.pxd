@@ -1,7 +1,7 @@
 # C types of transport/core.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from verbena.transport.contexts cimport Contexts
+from verbena.transport.schedule cimport Schedule
 from verbena.transport.tables cimport Answer, CompletionRing, Cqe, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge
 
 cdef extern from "<pthread.h>" nogil:
@@ -17,7 +17,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_trylock(pthread_mutex_t *)
     int pthread_mutex_unlock(pthread_mutex_t *)
 
-cdef class Core(Contexts):
+cdef class Core(Schedule):
     cdef pthread_mutex_t mutex
     cdef object _lock
     cdef uint32_t burst_segment  # of the burst just made: bytes of each packet but the last
@@ -27,14 +27,6 @@ cdef class Core(Contexts):
 
     cdef void acquire(self)
     cdef void release(self)
-    cdef void enlist(self, QueuePair *q) noexcept nogil
-    cdef void schedule(self, QueuePair *q, uint64_t when) noexcept nogil
-    cdef void unschedule(self, QueuePair *q) noexcept nogil
-    cdef QueuePair *next_due(self, uint64_t now) noexcept nogil
-    cdef uint64_t earliest(self) noexcept nogil
-    cdef QueuePair *next_ready(self) noexcept nogil
-    cdef void sift_up(self, uint32_t i, uint64_t when, int32_t index) noexcept nogil
-    cdef void sift_down(self, uint32_t i, uint64_t when, int32_t index) noexcept nogil
     cdef void report(self, int32_t kind, int32_t a, int32_t b) noexcept nogil
     cdef bint push(self, int32_t cq, Cqe *entry, bint solicited) noexcept nogil
     cdef void complete_send(self, QueuePair *q, int status) noexcept nogil
