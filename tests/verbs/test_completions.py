@@ -183,7 +183,7 @@ def test_a_timeout_leaves_nothing_behind() -> None:
         for _ in range(100):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(a.cq.completions(), 0.001)
-        assert a.cq._waiters == []
+        assert a.cq._signal._waiters == []
         a.qp.post_send(write(a, b, 8, 3))
         assert statuses(await a.cq) == [(3, "SUCCESS")]
 

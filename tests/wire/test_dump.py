@@ -90,3 +90,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: Lines) -> None:
         assert str(path) in captured.err
     assert dump(str(cut)) == 2
     assert "TCP" in capsys.readouterr().out
+
+
+def test_a_capture_without_a_packet_is_said_to_be_empty(tmp_path: Path, capsys: Lines) -> None:
+    assert dump(str(_write(tmp_path / "empty.pcapng", []))) == 0
+    assert "holds no packets" in capsys.readouterr().out

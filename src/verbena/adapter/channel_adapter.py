@@ -188,7 +188,7 @@ class ChannelAdapter:
                     caps.max_inline,
                     fixed_number,
                 )
-            except ResourceError:
+            except Exception:
                 if shared_queue is None:
                     engine.free_recv_queue(queue)
                 raise
@@ -202,8 +202,8 @@ class ChannelAdapter:
             self.engine.free_qp(index)
             if own_queue is not None:
                 self.engine.free_recv_queue(own_queue)
-        self._vectors.pop(index, None)
-        self._pkey_index.pop(index, None)
+            self._vectors.pop(index, None)
+            self._pkey_index.pop(index, None)
 
     def state(self, index: int) -> QPState:
         return QPState(self.engine.get_state(index))
@@ -217,7 +217,7 @@ class ChannelAdapter:
         self.on_work()  # acknowledgements that are due leave before the state forgets them
         with engine:
             current = self.state(index)
-            target = current if target is None else QPState(target)
+            target = current if target is None else states.known_state(target)
             states.check(service, current, target, given)
             for name, value in given.items():
                 states.check_value(name, value)

@@ -23,6 +23,8 @@ class Gid:
     @classmethod
     def from_ip(cls, address: str) -> Gid:
         """The GID of an IPv4 or IPv6 address; raises `InvalidAttributeError` for anything else."""
+        if not isinstance(address, str):
+            raise InvalidAttributeError(f"an IP address is a string, not a {type(address).__name__}")
         try:
             ip = ipaddress.ip_address(address.split("%")[0])
         except ValueError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from verbena.errors import InvalidAttributeError, InvalidStateError
 from verbena.transport.kinds import QPState, QPType
@@ -109,11 +110,20 @@ def check(service: QPType, current: QPState, target: QPState, given: Iterable[st
         )
 
 
+def known_state(value: Any) -> QPState:
+    """The state itself; raises `InvalidAttributeError` for what is none."""
+    try:
+        return QPState(value)
+    except ValueError:
+        names = ", ".join(state.name for state in QPState)
+        raise InvalidAttributeError(f"state = {value!r}: one of QPState's {names}") from None
+
+
 def check_value(name: str, value: object) -> None:
     """Raise `InvalidAttributeError` unless a value is in its attribute's range."""
     if name == "path_mtu":
-        if value not in MTUS:
-            raise InvalidAttributeError(f"path_mtu = {value}: one of {', '.join(map(str, MTUS))}")
+        if not isinstance(value, int) or value not in MTUS:
+            raise InvalidAttributeError(f"path_mtu = {value!r}: one of {', '.join(map(str, MTUS))}")
     elif name in RANGES:
         low, high = RANGES[name]
         if not isinstance(value, int) or not low <= value <= high:

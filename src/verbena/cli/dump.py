@@ -101,11 +101,12 @@ class _Tally:
         table.add_section()
         table.add_row("all", str(self.packets), str(sum(self._bytes.values())), str(self.bad))
         Console().print(table)
-        print(
-            f"packets that are not right: {self.bad}"
-            if self.bad
-            else "every packet decodes, every CRC is right"
-        )
+        if not self.packets:
+            print("the capture holds no packets")
+        elif self.bad:
+            print(f"packets that are not right: {self.bad}")
+        else:
+            print("every packet decodes, every CRC is right")
 
 
 def _describe(packet: wire.Packet) -> tuple[str, str, str, bool]:

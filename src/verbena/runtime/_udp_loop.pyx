@@ -113,6 +113,7 @@ cdef enum:
     SPIN_NS = 50_000  # how long to poll before sleeping, in a wait and, after a burst, in the background
     ALONE_NS = 5_000  # how long of that without offering the processor to others, the peer perhaps
     LONGEST_SLEEP_MS = 100
+    LONGEST_LEAVE_NS = 500_000_000  # how long `close` waits for waits to end
 
 
 cdef inline uint64_t now_ns() noexcept nogil:
@@ -130,7 +131,7 @@ cdef class UdpLoop:
 
     cdef Engine engine
     cdef int fd, wake_fd, report_fd
-    cdef bint segmentation, is_ip6, stop, deferred
+    cdef bint segmentation, is_ip6, stop, closed, deferred
     cdef int waiting
     cdef uint64_t driven_ns, sleeping_until
     cdef uint32_t port
@@ -280,8 +281,10 @@ cdef class UdpLoop:
         cdef uint64_t now = now_ns()
         cdef size_t size = 0
         cdef int bursts = 0
-        cdef uint64_t earliest
         pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
+        if self.closed:
+            pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
+            return 0
         while bursts < 8 and self.receive(now, &size):
             bursts += 1
             if by_program and size <= SMALL:
@@ -296,15 +299,14 @@ cdef class UdpLoop:
         return bursts
 
     cdef void finish(self, uint64_t now) noexcept nogil:
-        """Let go of the lock, and tell those who have to know."""
+        """Tell those who have to know, and let go of the lock: after it, `close` may have closed the descriptors."""
         cdef uint64_t one = 1
         cdef uint64_t earliest = self.engine.earliest()
-        cdef bint reports = self.engine.report_head != self.engine.report_tail
-        pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
-        if reports:
+        if self.engine.report_head != self.engine.report_tail:
             write(self.report_fd, &one, 8)
         if earliest and earliest < self.sleeping_until:
             write(self.wake_fd, &one, 8)
+        pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
 
     cdef int sleep_ms(self, uint64_t now, uint64_t deadline) noexcept nogil:
         """How long to sleep at most, in milliseconds rounded up; deadline 0 = none."""
@@ -362,6 +364,26 @@ cdef class UdpLoop:
         self.stop = True
         os.eventfd_write(self.wake_fd, 1)
 
+    def close(self):
+        """Touch the descriptors no more: returns when no call of the program uses them.  `run` has returned.
+
+        A wait that is still there after all that time is the caller's own, interrupted by a signal's handler.
+        """
+        cdef timespec nap
+        cdef uint64_t deadline = now_ns() + LONGEST_LEAVE_NS
+        with nogil:
+            pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
+            self.closed = True
+            pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
+        while self.waiting and now_ns() < deadline:
+            with nogil:
+                nap.tv_sec, nap.tv_nsec = 0, PARK_NS
+                nanosleep(&nap, NULL)
+
+    def abandon(self):
+        """`close` in the child of a fork, where no other thread exists."""
+        self.stop = self.closed = True
+
     # --- the program's calls ------------------------------------------------------------------------------
 
     def kick(self):
@@ -371,9 +393,12 @@ cdef class UdpLoop:
             now = now_ns()
             self.driven_ns = now
             pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
-            self.deferred = False
-            self.transmit(now)
-            self.finish(now)
+            if self.closed:
+                pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
+            else:
+                self.deferred = False
+                self.transmit(now)
+                self.finish(now)
 
     def progress(self):
         """Receive, serve timers, send: once, without waiting."""
@@ -406,7 +431,7 @@ cdef class UdpLoop:
                         self.drive(now - start < SPIN_NS)
                         found = self.has_entries(index)
                         now = now_ns()
-                        if found or (deadline and now >= deadline):
+                        if found or self.closed or (deadline and now >= deadline):
                             break
                         if now - start < SPIN_NS:
                             if now - start >= ALONE_NS:
@@ -418,7 +443,7 @@ cdef class UdpLoop:
                                 now = now_ns()
                                 break
                             now = now_ns()
-                if found or (deadline and now >= deadline):
+                if found or self.closed or (deadline and now >= deadline):
                     return found
                 PyErr_CheckSignals()
         finally:

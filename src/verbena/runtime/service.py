@@ -120,6 +120,13 @@ class Service(threading.Thread):
             if function is not None:
                 self._guarded(function)
 
+    def abandon(self) -> None:
+        """`end` in the child of a fork, where the thread does not exist."""
+        self._ended = True
+        self._guard = threading.Lock()
+        self.changed = threading.Condition()
+        os.close(self.report_fd)
+
     def end(self) -> None:
         """Stop, and wait for the thread unless this is it."""
         self.wake()

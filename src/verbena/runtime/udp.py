@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from random import Random, SystemRandom
 from typing import Any
+from weakref import WeakSet
 
 import psutil
 
@@ -209,10 +210,34 @@ class UdpDriver:
         self._loop.kick()
         self._loop.end()
         self._thread.join()
+        self._loop.close()
         self._service.end()
         self._wire.close()
         self._socket.close()
         os.close(self._wake_fd)
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork: the socket is the parent's, and nothing is sent."""
+        self._engine.renew_lock()
+        self._loop.abandon()
+        self._service.abandon()
+        self._socket.close()
+        for descriptor in (self._wake_fd, *self._descriptors.values()):
+            os.close(descriptor)
+        self._descriptors.clear()
+
+
+_opened: WeakSet[Context] = WeakSet()
+
+
+def _after_fork() -> None:
+    """The child of a fork has the adapters' memory, but not their threads: they are closed there."""
+    for context in list(_opened):
+        context.abandon()
+    _opened.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def open_device(
@@ -233,6 +258,8 @@ def open_device(
     random choices; by default they cannot be guessed.  mtu: the port's active MTU in bytes, by default the largest
     that fits the interface.  wrap: called with the wire, the clock and a random stream; returns the wire to use instead
     (`PcapTap`, `FaultInjector`, …); wrapped wires are driven by Python code.
+
+    After `os.fork` the adapter stays the parent's; in the child, everything made with it is closed.
 
     Raises `SystemLimitError` when the address is not local or its port in use, `InvalidAttributeError`.
     """
@@ -268,4 +295,6 @@ def open_device(
     )
     driver = UdpDriver(adapter, service, sock, wire, port)
     service.serve(adapter)
-    return Context(adapter, driver)
+    context = Context(adapter, driver)
+    _opened.add(context)
+    return context

@@ -22,6 +22,7 @@ UDP_SEGMENT = 103
 UDP_GRO = 104
 BUFFER = 65_536
 PARK_S = 0.0002
+LONGEST_LEAVE_S = 0.5
 SPIN_NS = 50_000
 MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -103,6 +104,7 @@ class PlainLoop:
         self._report_fd = report_fd
         self._buffer = bytearray(BUFFER)
         self._stop = False
+        self._closed = False
         self._driven = 0.0
         self._waiting = 0
         if wire.splits or not port.segmentation:
@@ -145,6 +147,8 @@ class PlainLoop:
 
     def _drive(self) -> int:
         with self._engine:
+            if self._closed:
+                return 0
             for _ in range(16):
                 if not self._port.take():
                     break
@@ -153,9 +157,8 @@ class PlainLoop:
             self._transmit(now)
             when: int = self._engine.tick(now)
             self._engine.set_counter("drop.tx_no_route", self._port.refused)
-            waiting = self._engine.has_reports()
-        if waiting:
-            os.eventfd_write(self._report_fd, 1)
+            if self._engine.has_reports():
+                os.eventfd_write(self._report_fd, 1)
         return when
 
     def run(self) -> None:
@@ -183,15 +186,31 @@ class PlainLoop:
         self._stop = True
         os.eventfd_write(self._wake_fd, 1)
 
+    def close(self) -> None:
+        """Touch the descriptors no more: returns when no call of the program uses them.  `run` has returned.
+
+        A wait that is still there after all that time is the caller's own, interrupted by a signal's handler.
+        """
+        deadline = time.monotonic() + LONGEST_LEAVE_S
+        with self._engine:
+            self._closed = True
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(PARK_S)
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork, where no other thread exists."""
+        self._stop = self._closed = True
+
     def kick(self) -> None:
         """Send what was posted."""
         self._driven = time.monotonic()
         with self._engine:
+            if self._closed:
+                return
             now = time.monotonic_ns()
             self._transmit(now)
-            waiting = self._engine.has_reports()
-        if waiting:
-            os.eventfd_write(self._report_fd, 1)
+            if self._engine.has_reports():
+                os.eventfd_write(self._report_fd, 1)
 
     def progress(self) -> None:
         """Receive, serve timers, send: once, without waiting."""
@@ -209,7 +228,7 @@ class PlainLoop:
             while True:
                 self._driven = time.monotonic()
                 when = self._drive()
-                if self._engine.pending(index):
+                if self._closed or self._engine.has_entries(index):
                     return True
                 now = time.monotonic_ns()
                 if deadline is not None and now >= deadline:

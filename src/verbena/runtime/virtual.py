@@ -248,7 +248,7 @@ class VirtualDriver:
         return ready()
 
     def wait_cq(self, index: int, timeout_ns: int | None) -> bool:
-        return self.wait(lambda: self._engine.pending(index) > 0, timeout_ns)
+        return self.wait(lambda: bool(self._engine.has_entries(index)), timeout_ns)
 
     def event_descriptor(self, index: int) -> int:
         raise SystemLimitError(
@@ -276,6 +276,9 @@ class VirtualDriver:
             if event is not None:
                 event.cancel()
         self._wire.close()
+
+    def abandon(self) -> None:
+        self.close()
 
 
 class VirtualNetwork:

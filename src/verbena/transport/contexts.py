@@ -24,7 +24,7 @@ class Contexts(Tables):
     def set_attribute(self, index, name, value):
         """Set one attribute of a queue pair, by the name of its field in `QueuePair`."""
         at: cython.int = index
-        q = self.qps[at]
+        q = self.qp_at(at)
         if name == "destination":
             q.destination = value
         elif name == "path":
@@ -66,12 +66,12 @@ class Contexts(Tables):
 
     def get_state(self, index):
         at: cython.int = index
-        return self.qps[at].state
+        return self.qp_at(at).state
 
     def attributes(self, index):
         """What a queue pair is set to, and where it stands."""
         at: cython.int = index
-        q = self.qps[at]
+        q = self.qp_at(at)
         return {
             "destination": q.destination,
             "mtu": q.mtu,
@@ -93,7 +93,7 @@ class Contexts(Tables):
     def set_state(self, index, state):
         """Move a queue pair to a state other than ERROR and RESET; SQD begins to drain."""
         at: cython.int = index
-        q = self.qps[at]
+        q = self.qp_at(at)
         q.state = state
         q.draining = state == SQD
 
@@ -101,7 +101,7 @@ class Contexts(Tables):
         """Back to RESET: everything posted is forgotten, without completions (IBA vol. 1, 10.3.1.2)."""
         i: cython.uint
         at: cython.int = index
-        q = self.qps[at]
+        q = self.qp_at(at)
         queue = self.recv_queues[q.recv_queue]
         self.forget(q)
         q.state = RESET
@@ -127,16 +127,17 @@ class Contexts(Tables):
     def queue_depth(self, index):
         """Receive requests that wait in a queue."""
         at: cython.int = index
-        return (self.recv_queues[at].head - self.recv_queues[at].tail) & 0xFFFFFFFF
+        queue = self.queue_at(at)
+        return (queue.head - queue.tail) & 0xFFFFFFFF
 
     def recv_queue_of(self, index):
         at: cython.int = index
-        return self.qps[at].recv_queue
+        return self.qp_at(at).recv_queue
 
     def cq_users(self, index):
         at: cython.int = index
-        return self.cqs[at].users
+        return self.cq_at(at).users
 
     def cq_overrun(self, index):
         at: cython.int = index
-        return bool(self.cqs[at].overrun)
+        return bool(self.cq_at(at).overrun)

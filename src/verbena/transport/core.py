@@ -35,6 +35,12 @@ class Core(Schedule):
         super().__init__(*arguments)
         self._lock = lock
         self.burst_limit = BURST_PACKETS
+        self.renew_lock()
+
+    def renew_lock(self):
+        """A lock that nobody holds: for a new adapter, and for the child of a fork, where its holder does not exist."""
+        if self._lock is not None:
+            self._lock = type(self._lock)()
         if cython.compiled:
             attributes: pthread_mutexattr_t
             pthread_mutexattr_init(cython.address(attributes))
@@ -198,7 +204,7 @@ class Core(Schedule):
     def arm_limit(self, index, limit):
         """Ask a shared receive queue for a report when fewer than `limit` requests are left (at once, if they are)."""
         at: cython.int = index
-        queue = self.recv_queues[at]
+        queue = self.queue_at(at)
         queue.limit = limit
         if limit and queue.head - queue.tail < queue.limit:
             queue.limit = 0
@@ -222,12 +228,12 @@ class Core(Schedule):
     def fail_qp(self, index):
         """`fail`, for callers in Python."""
         at: cython.int = index
-        self.fail(self.qps[at])
+        self.fail(self.qp_at(at))
 
     def drain(self, index):
         """`drained`, for callers in Python."""
         at: cython.int = index
-        self.drained(self.qps[at])
+        self.drained(self.qp_at(at))
 
     def drained(self, q):
         """Report that a send queue in SQD is drained: no request that was begun is open (IBA vol. 1, 10.3.1.5)."""
@@ -238,7 +244,7 @@ class Core(Schedule):
     def resume(self, index):
         """Let a queue pair send that may again."""
         at: cython.int = index
-        self.enlist(self.qps[at])
+        self.enlist(self.qp_at(at))
 
     def flush(self, q):
         """Complete all that is posted as flushed; a shared receive queue keeps what no queue pair has taken."""

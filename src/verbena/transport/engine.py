@@ -357,5 +357,5 @@ class Engine(Sources):
     def path_destination(self, index):
         """(GID, traffic class, hop limit, is it this adapter?) of a path."""
         at: cython.int = index
-        p = self.paths[at]
+        p = self.path_at(at)
         return (bytes([p.remote[i] for i in range(16)]), p.traffic_class, p.hop_limit, bool(p.loopback))

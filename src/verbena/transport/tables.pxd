@@ -387,4 +387,8 @@ cdef class Tables:
     cdef uint32_t report_head, report_tail, report_size
     cdef Flow *flows
 
+    cdef QueuePair *qp_at(self, int32_t at) except NULL
+    cdef RecvQueue *queue_at(self, int32_t at) except NULL
+    cdef CompletionRing *cq_at(self, int32_t at) except NULL
+    cdef Path *path_at(self, int32_t at) except NULL
     cdef void forget(self, QueuePair *q) noexcept nogil

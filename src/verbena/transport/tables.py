@@ -12,7 +12,7 @@ try:
 except ImportError:
     from verbena import _cython_stub as cython
 
-from verbena.errors import ResourceError
+from verbena.errors import ClosedError, ResourceError
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
@@ -194,6 +194,28 @@ class Tables:
         free(self.report_ring)
         free(self.flows)
 
+    # --- what callers in Python name by its index: it may have been closed since they looked ----------------
+
+    def qp_at(self, at):
+        if not 0 <= at < self.max_qp or not self.qps[at]:
+            raise ClosedError("this queue pair was closed in the meantime")
+        return self.qps[at]
+
+    def queue_at(self, at):
+        if not 0 <= at < self.max_recv_queue or not self.recv_queues[at]:
+            raise ClosedError("this receive queue was closed in the meantime")
+        return self.recv_queues[at]
+
+    def cq_at(self, at):
+        if not 0 <= at < self.max_cq or not self.cqs[at]:
+            raise ClosedError("this completion queue was closed in the meantime")
+        return self.cqs[at]
+
+    def path_at(self, at):
+        if not 0 <= at < self.max_path or not self.paths[at]:
+            raise ClosedError("this path was closed in the meantime")
+        return self.paths[at]
+
     # --- making and freeing -------------------------------------------------------------------------------
 
     def _slot(self, free_list, what, limit):
@@ -222,7 +244,7 @@ class Tables:
 
     def free_cq(self, index):
         at: cython.int = index
-        ring = self.cqs[at]
+        ring = self.cq_at(at)
         if cython.compiled:
             free(ring.ring)
             free(ring)
@@ -258,7 +280,7 @@ class Tables:
 
     def free_recv_queue(self, index):
         at: cython.int = index
-        queue = self.recv_queues[at]
+        queue = self.queue_at(at)
         if cython.compiled:
             free(queue.ring)
             free(queue.sge)
@@ -273,6 +295,8 @@ class Tables:
     ):
         """A queue-pair context in RESET; returns (index, number).  `fixed` asks for that number (QP1)."""
         at: cython.int = fixed
+        to_send, to_receive = self.cq_at(send_cq), self.cq_at(recv_cq)
+        self.queue_at(recv_queue)
         if fixed:
             if self.qps[at]:
                 raise ResourceError(f"queue pair {fixed} exists already: an adapter has one")
@@ -306,8 +330,8 @@ class Tables:
         q.recv_queue, q.sq_size, q.sq_mask = recv_queue, sq_size, places - 1
         q.max_send_sge, q.max_inline, q.path, q.live = sges, max_inline, -1, True
         self.qps[at] = q
-        self.cqs[send_cq].users += 1
-        self.cqs[recv_cq].users += 1
+        to_send.users += 1
+        to_receive.users += 1
         return (at, q.qpn)
 
     def forget(self, q):
@@ -315,7 +339,7 @@ class Tables:
 
     def free_qp(self, index):
         at: cython.int = index
-        q = self.qps[at]
+        q = self.qp_at(at)
         self.cqs[q.send_cq].users -= 1
         self.cqs[q.recv_cq].users -= 1
         if q.path >= 0:
@@ -337,7 +361,7 @@ class Tables:
     def set_responder(self, index, max_dest_rd_atomic):
         """Give a queue pair its responder resources: places for answers that wait, results kept for replay."""
         at: cython.int = index
-        q = self.qps[at]
+        q = self.qp_at(at)
         n: cython.uint = max(1, max_dest_rd_atomic)
         # One place for each READ and atomic and as many for repeated ones; where every packet is acknowledged by
         # itself, also one for each packet of a burst, and room to spare.
@@ -398,12 +422,13 @@ class Tables:
 
     def hold_path(self, index):
         at: cython.int = index
-        self.paths[at].users += 1
+        self.path_at(at).users += 1
 
     def free_path(self, index):
         at: cython.int = index
-        self.paths[at].users -= 1
-        if not self.paths[at].users:
+        path = self.path_at(at)
+        path.users -= 1
+        if not path.users:
             self._drop_path(at)
 
     def _reclaim_paths(self):

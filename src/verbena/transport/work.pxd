@@ -8,6 +8,8 @@ cdef enum:
     ALL_FLAGS = 15
     MAX_MESSAGE = 0x7FFFFFFF  # bytes: 2^31 - 1
 
+cdef object whole(object value)
+
 cdef class ScatterGatherEntry:
     cdef public uint64_t addr
     cdef public uint64_t length

@@ -6,13 +6,14 @@ that posting and polling cost little; a value that does not fit its field is ref
 
 from __future__ import annotations
 
+from operator import index
+
 try:
     import cython
 except ImportError:
     from verbena import _cython_stub as cython
 
 from verbena.errors import (
-    ClosedError,
     CompletionError,
     CompletionStatus,
     InvalidAttributeError,
@@ -36,12 +37,44 @@ STATUS = {int(s): s for s in CompletionStatus}
 OPCODE = {int(o): o for o in CompletionOpcode}
 
 
-def _fits(value, bits, name):
+SGE_FIELDS = (("addr", 64), ("length", 64), ("lkey", 32))
+REQUEST_FIELDS = (
+    ("wr_id", 64),
+    ("opcode", 31),
+    ("flags", 31),
+    ("imm_data", 32),
+    ("remote_addr", 64),
+    ("rkey", 32),
+    ("compare_add", 64),
+    ("swap", 64),
+    ("invalidate_rkey", 32),
+    ("remote_qpn", 32),
+    ("remote_qkey", 32),
+)
+RECV_FIELDS = (("wr_id", 64),)
+
+
+def whole(value):
+    """The value as an int; raises TypeError for what is none (a C field would cut off a fraction)."""
+    return value if isinstance(value, int) else index(value)
+
+
+def _misfit(fields, values):
+    """Which of the values (by name) does not fit its field, and why; None if all do."""
+    for name, bits in fields:
+        value = values[name]
+        try:
+            if not 0 <= index(value) < 1 << bits:
+                return f"{name} = {value} does not fit into {bits} unsigned bits"
+        except TypeError:
+            return f"{name} must be an integer, not {value!r}"
+    return None
+
+
+def _check_fields(fields, values):
     """What the compiled fields do by their type."""
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer")
-    if not 0 <= value < 1 << bits:
-        raise OverflowError(f"{name} = {value} does not fit into {bits} unsigned bits")
+    if _misfit(fields, values):
+        raise OverflowError
 
 
 class ScatterGatherEntry:
@@ -50,14 +83,13 @@ class ScatterGatherEntry:
     def __init__(self, addr=0, length=0, lkey=0):
         try:
             if not cython.compiled:
-                _fits(addr, 64, "addr")
-                _fits(length, 64, "length")
-                _fits(lkey, 32, "lkey")
-            self.addr = addr
-            self.length = length
-            self.lkey = lkey
-        except (OverflowError, TypeError) as error:
-            raise InvalidAttributeError(f"scatter/gather entry: {error}") from None
+                _check_fields(SGE_FIELDS, locals())
+            self.addr = whole(addr)
+            self.length = whole(length)
+            self.lkey = whole(lkey)
+        except (OverflowError, TypeError):
+            what = _misfit(SGE_FIELDS, locals())
+            raise InvalidAttributeError(f"scatter/gather entry: {what}") from None
 
     def __repr__(self):
         return f"ScatterGatherEntry(addr={self.addr:#x}, length={self.length}, lkey={self.lkey:#x})"
@@ -93,30 +125,26 @@ class WorkRequest:
     ):
         try:
             if not cython.compiled:
-                for name, bits in (("wr_id", 64), ("opcode", 31), ("flags", 31), ("imm_data", 32)):
-                    _fits(locals()[name], bits, name)
-                for name in ("remote_addr", "compare_add", "swap"):
-                    _fits(locals()[name], 64, name)
-                for name in ("rkey", "invalidate_rkey", "remote_qpn", "remote_qkey"):
-                    _fits(locals()[name], 32, name)
-            self.wr_id = wr_id
-            self.opcode = opcode
-            self.sg_list = sg_list
-            self.flags = flags
-            self.imm_data = imm_data
-            self.remote_addr = remote_addr
-            self.rkey = rkey
-            self.compare_add = compare_add
-            self.swap = swap
-            self.invalidate_rkey = invalidate_rkey
-            self.ah = ah
-            self.remote_qpn = remote_qpn
-            self.remote_qkey = remote_qkey
-        except (OverflowError, TypeError) as error:
-            raise InvalidAttributeError(f"work request: {error}") from None
+                _check_fields(REQUEST_FIELDS, locals())
+            self.wr_id = whole(wr_id)
+            self.opcode = whole(opcode)
+            self.flags = whole(flags)
+            self.imm_data = whole(imm_data)
+            self.remote_addr = whole(remote_addr)
+            self.rkey = whole(rkey)
+            self.compare_add = whole(compare_add)
+            self.swap = whole(swap)
+            self.invalidate_rkey = whole(invalidate_rkey)
+            self.remote_qpn = whole(remote_qpn)
+            self.remote_qkey = whole(remote_qkey)
+        except (OverflowError, TypeError):
+            what = _misfit(REQUEST_FIELDS, locals())
+            raise InvalidAttributeError(f"work request: {what}") from None
+        self.sg_list = sg_list
+        self.ah = ah
 
     def __repr__(self):
-        return f"WorkRequest(wr_id={self.wr_id}, opcode={self.opcode}, sg_list={list(self.sg_list)!r})"
+        return f"WorkRequest(wr_id={self.wr_id}, opcode={self.opcode}, sg_list={self.sg_list!r})"
 
 
 class RecvRequest:
@@ -125,14 +153,15 @@ class RecvRequest:
     def __init__(self, wr_id=0, sg_list=()):
         try:
             if not cython.compiled:
-                _fits(wr_id, 64, "wr_id")
-            self.wr_id = wr_id
-            self.sg_list = sg_list
-        except (OverflowError, TypeError) as error:
-            raise InvalidAttributeError(f"receive request: {error}") from None
+                _check_fields(RECV_FIELDS, locals())
+            self.wr_id = whole(wr_id)
+        except (OverflowError, TypeError):
+            what = _misfit(RECV_FIELDS, locals())
+            raise InvalidAttributeError(f"receive request: {what}") from None
+        self.sg_list = sg_list
 
     def __repr__(self):
-        return f"RecvRequest(wr_id={self.wr_id}, sg_list={list(self.sg_list)!r})"
+        return f"RecvRequest(wr_id={self.wr_id}, sg_list={self.sg_list!r})"
 
 
 class CompletionQueueEntry:
@@ -205,9 +234,7 @@ class Work(Core):
             raise InvalidAttributeError(f"a send queue takes a WorkRequest, not a {type(request).__name__}")
         self.acquire()
         try:
-            if not self.qps[at]:
-                raise ClosedError("this queue pair was closed while it was posted to")
-            self._send(self.qps[at], request)
+            self._send(self.qp_at(at), request)
         finally:
             self.release()
 
@@ -216,9 +243,7 @@ class Work(Core):
         at: cython.int = index
         self.acquire()
         try:
-            q = self.qps[at]
-            if not q:
-                raise ClosedError("this queue pair was closed while it was posted to")
+            q = self.qp_at(at)
             if self.recv_queues[q.recv_queue].shared:
                 raise InvalidStateError("this queue pair receives from a shared receive queue: post there")
             if q.state == RESET:
@@ -236,9 +261,7 @@ class Work(Core):
         at: cython.int = index
         self.acquire()
         try:
-            if not self.recv_queues[at]:
-                raise ClosedError("this receive queue was closed while it was posted to")
-            self._receive(self.recv_queues[at], request)
+            self._receive(self.queue_at(at), request)
         finally:
             self.release()
 
@@ -368,16 +391,17 @@ class Work(Core):
             )
         if request.remote_qpn > 0xFFFFFF:
             raise InvalidAttributeError(f"remote_qpn = {request.remote_qpn:#x}: 24 bits at most")
+        self.path_at(to.path)
         w.path = to.path
         return True
 
     def poll(self, index, most):
         """At most `most` completion entries, oldest first, taken off the queue."""
         at: cython.int = index
-        left: cython.int = most
+        left: cython.longlong = most
         result = []
         self.acquire()
-        ring = self.cqs[at]
+        ring = self.cqs[at]  # closed in the meantime, it has no entries
         while left > 0 and ring and ring.tail != ring.head:
             c = entry_at(ring, ring.tail)
             entry: CompletionQueueEntry = CompletionQueueEntry.__new__(CompletionQueueEntry)
@@ -398,14 +422,21 @@ class Work(Core):
     def pending(self, index):
         """Completion entries that wait to be polled."""
         at: cython.int = index
+        ring = self.cq_at(at)
+        return (ring.head - ring.tail) & 0xFFFFFFFF
+
+    def has_entries(self, index):
+        """Has a completion queue entries, or was it closed?  Either ends a wait."""
+        at: cython.int = index
         ring = self.cqs[at]
-        return (ring.head - ring.tail) & 0xFFFFFFFF if ring else 0
+        return not ring or ring.head != ring.tail
 
     def arm(self, index, solicited_only):
         """Ask for a report of the next entry (of the next solicited one or error)."""
         at: cython.int = index
-        if self.cqs[at].armed < 2:
-            self.cqs[at].armed = 1 if solicited_only else 2
+        ring = self.cq_at(at)
+        if ring.armed < 2:
+            ring.armed = 1 if solicited_only else 2
 
 
 def allowed(service, operation):

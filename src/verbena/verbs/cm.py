@@ -83,6 +83,13 @@ class ConnectionService:
         for signal in list(self.signals):
             signal.notify()
 
+    def abandon(self) -> None:
+        """`close` in the child of a fork: nobody is told."""
+        self.open = False
+        self.gsi.abandon()
+        for listener in self.listeners:
+            listener.abandon()
+
     # --- queue pairs --------------------------------------------------------------------------------------
 
     def take(self, qp: QueuePair) -> None:
@@ -283,6 +290,10 @@ class Listener:
             self._service.listeners.discard(self)
             self._service.manager.stop_listening(self._listening)
             self._signal.notify()
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
 
     def __enter__(self) -> Self:
         return self

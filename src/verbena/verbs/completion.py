@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
 from verbena.errors import ClosedError, InvalidAttributeError, InvalidStateError
 from verbena.transport.work import CompletionQueueEntry
+from verbena.verbs.driver import nanoseconds
+from verbena.verbs.signal import Signal
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
@@ -36,7 +36,7 @@ class CompletionQueue:
         self._open = True
         self._asked = False  # the program wants an event
         self._unseen = 0  # events that came, and that the program has not taken
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._signal = Signal(self._driver)
         context.adapter.cq_sinks[self._index] = self._on_event
         context.hold(self)
 
@@ -65,6 +65,8 @@ class CompletionQueue:
 
     def poll(self, n: int = 16) -> list[CompletionQueueEntry]:
         """At most n entries, oldest first; an empty list when there is none.  Never waits; lets the adapter work."""
+        if not isinstance(n, int):
+            raise InvalidAttributeError(f"n = {n!r}: a number of entries")
         found: list[CompletionQueueEntry] = self._engine.poll(self._checked(), n)
         if not found:
             self._driver.progress()
@@ -76,9 +78,10 @@ class CompletionQueue:
 
         Spins for a moment, then sleeps.  In virtual time, lets simulated time pass.
         """
+        limit = nanoseconds(timeout)
         found = self.poll(n)
-        if not found and (timeout is None or timeout > 0):
-            self._driver.wait_cq(self._index, None if timeout is None else int(timeout * 1e9))
+        if not found and limit != 0:
+            self._driver.wait_cq(self._index, limit)
             found = self._engine.poll(self._checked(), n)
         return found
 
@@ -87,9 +90,9 @@ class CompletionQueue:
 
         Poll again after this call: an entry that came before it raises no event.
         """
-        index = self._checked()
-        self._asked = True
         with self._engine:
+            index = self._checked()
+            self._asked = True
             self._engine.arm(index, solicited_only)
 
     def fileno(self) -> int:
@@ -107,8 +110,7 @@ class CompletionQueue:
         An event that came before this call counts, too.
         """
         self._checked()
-        limit = None if timeout is None else int(timeout * 1e9)
-        self._driver.wait(lambda: self._unseen > 0 or not self._open, limit)
+        self._driver.wait(lambda: self._unseen > 0 or not self._open, nanoseconds(timeout))
         self._checked()
         if not self._unseen:
             return False
@@ -121,10 +123,7 @@ class CompletionQueue:
         if asked:
             self._unseen += 1
             self._driver.signal(self._index)
-        waiters, self._waiters = self._waiters, []
-        for loop, future in waiters:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(wake, future)
+        self._signal.notify()
         if asked and self._callback is not None:
             self.context.call_handler(self._callback, self)
 
@@ -134,21 +133,15 @@ class CompletionQueue:
             found = self.poll(n)
             if found:
                 return found
-            loop = asyncio.get_running_loop()
-            waiter = (loop, loop.create_future())
-            self._waiters.append(waiter)
-            try:
-                with self._engine:
-                    self._engine.arm(self._checked(), False)
-                if not len(self):
-                    await waiter[1]
-            except asyncio.CancelledError:
-                if not self._open:
-                    raise ClosedError("this completion queue was closed") from None
-                raise
-            finally:
-                with contextlib.suppress(ValueError):
-                    self._waiters.remove(waiter)
+            await self._signal.until(self._ready)
+
+    def _ready(self) -> bool:
+        """Has it entries, or was it closed?  If not, the next entry raises an event."""
+        with self._engine:
+            if not self._open or len(self):
+                return True
+            self._engine.arm(self._index, False)
+            return False
 
     def __await__(self) -> Generator[object, None, list[CompletionQueueEntry]]:
         return self.completions().__await__()
@@ -160,18 +153,20 @@ class CompletionQueue:
 
     def close(self) -> None:
         """Destroy the queue.  Raises `InvalidStateError` while queue pairs complete to it."""
-        if not self._open:
-            return
-        self.context.adapter.require_idle_cq(self._index)
-        self._open = False
-        self.context.adapter.cq_sinks.pop(self._index, None)
-        self._driver.release_descriptor(self._index)
         with self._engine:
+            if not self._open:
+                return
+            self.context.adapter.require_idle_cq(self._index)
+            self._open = False
+            self.context.adapter.cq_sinks.pop(self._index, None)
+            self._driver.release_descriptor(self._index)
             self._engine.free_cq(self._index)
-        for loop, future in self._waiters:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(future.cancel)
+        self._signal.notify()
         self.context.let_go(self)
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
 
     def __enter__(self) -> CompletionQueue:
         return self
@@ -181,12 +176,6 @@ class CompletionQueue:
 
     def __repr__(self) -> str:
         return f"<CompletionQueue {self._index} of {self.depth} entries>"
-
-
-def wake(future: asyncio.Future[None]) -> None:
-    """Let the task that waits for it go on."""
-    if not future.done():
-        future.set_result(None)
 
 
 def require_cq(value: object, name: str, context: Context) -> CompletionQueue:

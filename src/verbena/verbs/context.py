@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,11 +13,12 @@ from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
 from verbena.verbs.cm import ConnectionService, Listener
-from verbena.verbs.completion import CompletionQueue, wake
+from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.queue_pair import QueuePair
+from verbena.verbs.signal import Signal
 
 log = logging.getLogger("verbena")
 
@@ -35,8 +36,8 @@ class Context:
         self._objects: list[Any] = []
         self._handlers: dict[int, Callable[[CompletionQueue], object]] = {}
         self._next_handler = 1
-        self._event_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._events: list[AsyncEvent] = []
+        self._event_signal = Signal(driver)
+        self._events: deque[AsyncEvent] = deque()
         self._closing: list[Callable[[], None]] = []
         self._connections: ConnectionService | None = None
         self._connecting = False
@@ -115,7 +116,7 @@ class Context:
         """The function of a registered handler; raises `InvalidAttributeError` for an unknown identifier."""
         if identifier is None:
             return None
-        if identifier not in self._handlers:
+        if not isinstance(identifier, int) or identifier not in self._handlers:
             raise InvalidAttributeError(f"completion handler {identifier} is not registered")
         return self._handlers[identifier]
 
@@ -215,7 +216,7 @@ class Context:
         else:
             event = replace(event, source=self._source(event))
         self._events.append(event)
-        self._wake_event_waiters()
+        self._event_signal.notify()
 
     def _source(self, event: AsyncEvent) -> Any:
         """The completion queue or shared receive queue that an event is about."""
@@ -228,28 +229,33 @@ class Context:
                         return member
         return None
 
-    def _wake_event_waiters(self) -> None:
-        waiters, self._event_waiters = self._event_waiters, []
-        for loop, future in waiters:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(wake, future)
+    def _event_ready(self) -> bool:
+        return bool(self._events) or not self._open
+
+    def _next_event(self) -> AsyncEvent | None:
+        """The oldest event; another thread may have taken it."""
+        self._checked()
+        try:
+            return self._events.popleft()
+        except IndexError:
+            return None
 
     def get_async_event(self, timeout: float | None = None) -> AsyncEvent | None:
         """The oldest asynchronous event, waiting `timeout` seconds at most; None after that."""
         self._checked()
-        self.driver.wait(lambda: bool(self._events), None if timeout is None else int(timeout * 1e9))
-        return self._events.pop(0) if self._events else None
+        while True:
+            ready = self._event_signal.block(self._event_ready, timeout)
+            event = self._next_event()
+            if event is not None or not ready or timeout is not None:
+                return event
 
     async def async_event(self) -> AsyncEvent:
         """The oldest asynchronous event, awaited."""
-        while not self._events:
-            self._checked()
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[None] = loop.create_future()
-            self._event_waiters.append((loop, future))
-            await future
-        self._checked()
-        return self._events.pop(0)
+        while True:
+            await self._event_signal.until(self._event_ready)
+            event = self._next_event()
+            if event is not None:
+                return event
 
     # --- end ----------------------------------------------------------------------------------------------
 
@@ -273,8 +279,10 @@ class Context:
 
     def close(self) -> None:
         """Close everything that was made with this context, and the adapter."""
-        if not self._open:
-            return
+        with self.adapter.engine:
+            if not self._open:
+                return
+            self._open = False
         for function in reversed(self._closing):
             function()
         for item in [o for o in self._objects if isinstance(o, ProtectionDomain)]:
@@ -282,8 +290,18 @@ class Context:
         for item in list(self._objects):
             item.close()
         self.driver.close()
+        self._event_signal.notify()
+
+    def abandon(self) -> None:
+        """In the child of a fork: everything made with this context is closed here; the parent's stays as it is."""
+        if not self._open:
+            return
         self._open = False
-        self._wake_event_waiters()
+        self.driver.abandon()
+        if self._connections is not None:
+            self._connections.abandon()
+        for item in self._objects:
+            item.abandon()
 
     def __enter__(self) -> Context:
         return self

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from verbena.clock import Clock
+from verbena.errors import InvalidAttributeError
+
+LONGEST_NS = 1 << 62
+
+
+def nanoseconds(timeout: object) -> int | None:
+    """A time-out in seconds as drivers take it; None and infinity are for ever.  Raises `InvalidAttributeError`."""
+    if timeout is None or timeout == math.inf:
+        return None
+    if not isinstance(timeout, (int, float)) or math.isnan(timeout):
+        raise InvalidAttributeError(f"timeout = {timeout!r}: seconds, or None to wait for ever")
+    return max(0, min(LONGEST_NS, int(timeout * 1e9)))
 
 
 class Driver(Protocol):
@@ -53,3 +66,6 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Stop; the adapter is not used after it."""
+
+    def abandon(self) -> None:
+        """The same in the child of a fork, with no effect on the parent."""

@@ -157,6 +157,10 @@ class GeneralServices:
             return
         self._receive(_source(raw), raw[GRH_SPACE:])
 
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
+
     def close(self) -> None:
         """Close the queue pair and all that goes with it."""
         with self._engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, QPCapabilities
@@ -87,12 +88,28 @@ class ProtectionDomain:
         """Create a receive queue that several queue pairs take buffers from (IBA vol. 1, 11.2.3)."""
         return SharedReceiveQueue(self.checked(), max_wr, max_sge, limit)
 
+    def require_srq(self, value: SharedReceiveQueue | None) -> SharedReceiveQueue | None:
+        """The shared receive queue itself, or None; raises a `VerbError` unless it is an open one of this domain."""
+        if value is None:
+            return None
+        if not isinstance(value, SharedReceiveQueue):
+            raise InvalidAttributeError(f"srq: a SharedReceiveQueue is needed, not {type(value).__name__}")
+        if value.pd is not self:
+            raise InvalidAttributeError("srq belongs to another protection domain")
+        if not value.is_open:
+            raise ClosedError("srq is closed: create a new one")
+        return value
+
     def create_ah(self, vector: AddressVector) -> AddressHandle:
         """An address handle: where datagrams go (IBA vol. 1, 11.2.2.1)."""
         return AddressHandle(self.checked(), vector)
 
     def close(self) -> None:
         """Free the domain.  Raises `InvalidStateError` while something in it is open."""
+        with self.context.adapter.engine:
+            self._close()
+
+    def _close(self) -> None:
         if not self._open:
             return
         if self.members:
@@ -104,11 +121,19 @@ class ProtectionDomain:
         self.context.adapter.free_pd(self.number)
         self.context.let_go(self)
 
+    def abandon(self) -> None:
+        """`close` in the child of a fork, with all that is in it."""
+        self._open = False
+        for member in self.members:
+            member.abandon()
+        self.members.clear()
+
     def __enter__(self) -> ProtectionDomain:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for member in sorted(self.members, key=lambda m: not isinstance(m, QueuePair)):
+        members = tuple(self.members)  # other threads may still open and close some
+        for member in sorted(members, key=lambda m: not isinstance(m, QueuePair)):
             member.close()
         self.close()
 
@@ -122,19 +147,32 @@ class MemoryRegion:
 
     def __init__(self, pd: ProtectionDomain, buffer: Any, access: Access, iova: int | None) -> None:
         self.pd = pd
-        self.access = Access(access)
         self._engine = pd.context.adapter.engine
         self._table = pd.context.adapter.regions
+        if not isinstance(access, int):
+            raise InvalidAttributeError(f"access = {access!r}: combine members of Access")
+        if iova is not None and not isinstance(iova, int):
+            raise InvalidAttributeError(f"iova = {iova!r}: a 64-bit address, or None")
         try:
             view = memoryview(buffer)
         except TypeError:
             raise InvalidAttributeError(
                 f"a {type(buffer).__name__} has no buffer to register: use a bytearray, numpy array, mmap, …"
             ) from None
+        except (BufferError, ValueError) as error:  # a closed mmap, an array of dates, …
+            raise InvalidAttributeError(
+                f"this {type(buffer).__name__} gives no access to its bytes: {error}"
+            ) from None
+        if "O" in view.format:
+            raise InvalidAttributeError(
+                "an array of Python objects cannot be registered: peers exchange bytes"
+            )
         with self._engine:
+            pd.checked()
             self._index, self.addr, self.length, self.lkey, self.rkey = self._table.register(
                 view, pd.number, int(access), iova
             )
+        self.access = Access(access)
         self.buf: memoryview = view.cast("B") if view.nbytes else memoryview(bytearray())
         self._view = view
         self._open = True
@@ -142,6 +180,10 @@ class MemoryRegion:
 
     def sge(self, offset: int = 0, length: int | None = None) -> ScatterGatherEntry:
         """A piece of the region for a work request's list; by default all of it.  Raises `InvalidAttributeError`."""
+        if not self._open:
+            raise ClosedError("this memory region is closed")
+        if not isinstance(offset, int) or not isinstance(length, (int, NoneType)):
+            raise InvalidAttributeError(f"offset = {offset!r}, length = {length!r}: numbers of bytes")
         if length is None:
             length = self.length - offset
         if offset < 0 or length < 0 or offset + length > self.length:
@@ -152,16 +194,21 @@ class MemoryRegion:
 
     def close(self) -> None:
         """Deregister: its keys open nothing from now on."""
-        if self._open:
+        with self._engine:
+            if not self._open:
+                return
             self._open = False
-            with self._engine:
-                self._table.deregister(self._index)
+            self._table.deregister(self._index)
             self.pd.members.discard(self)
             for view in (self.buf, self._view):
                 with contextlib.suppress(
                     BufferError
                 ):  # the program looks into it, through an array for example
                     view.release()
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
 
     def __enter__(self) -> MemoryRegion:
         return self
@@ -230,16 +277,20 @@ class SharedReceiveQueue:
 
     def close(self) -> None:
         """Destroy it.  Raises `InvalidStateError` while queue pairs use it."""
-        if not self._open:
-            return
-        if self.queue_pairs:
-            raise InvalidStateError(
-                f"{len(self.queue_pairs)} queue pairs still receive from it: close them first"
-            )
-        self._open = False
         with self._engine:
+            if not self._open:
+                return
+            if self.queue_pairs:
+                raise InvalidStateError(
+                    f"{len(self.queue_pairs)} queue pairs still receive from it: close them first"
+                )
+            self._open = False
             self._engine.free_recv_queue(self.index)
-        self.pd.members.discard(self)
+            self.pd.members.discard(self)
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
 
     def __enter__(self) -> SharedReceiveQueue:
         return self
@@ -263,12 +314,17 @@ class AddressHandle(Destination):
 
     def close(self) -> None:
         """Destroy it; datagrams posted with it still go where it pointed."""
-        if self._open:
+        with self._engine:
+            if not self._open:
+                return
             self._open = False
-            with self._engine:
-                self._engine.free_path(self.path)
+            self._engine.free_path(self.path)
             self.path = -1
             self.pd.members.discard(self)
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
 
     def __enter__(self) -> AddressHandle:
         return self

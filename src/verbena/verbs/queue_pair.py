@@ -46,31 +46,29 @@ class QueuePair:
         self.context = context
         self.send_cq = require_cq(send_cq, "send_cq", context)
         self.recv_cq = require_cq(recv_cq, "recv_cq", context)
-        if srq is not None and srq.pd is not pd:
-            raise InvalidAttributeError("srq belongs to another protection domain")
-        if srq is not None and not srq.is_open:
-            raise ClosedError("srq is closed: create a new one")
-        self.srq = srq
+        self.srq = pd.require_srq(srq)
         self.capabilities = caps
         self._adapter = context.adapter
         self._engine = context.adapter.engine
         self._kick = context.driver.kick
-        self._index, self.qp_num = self._adapter.create_qp(
-            self.type,
-            pd.number,
-            self.send_cq.index,
-            self.recv_cq.index,
-            caps,
-            shared_queue=None if srq is None else srq.index,
-            all_signaled=sq_sig_all,
-            fixed_number=fixed_number,
-        )
-        self._psn = context.adapter.random.getrandbits(24)
-        self._open = True
-        pd.members.add(self)
-        context.queue_pairs[self._index] = self
-        if srq is not None:
-            srq.queue_pairs.add(self)
+        with self._engine:  # nobody closes the domain or the shared queue meanwhile
+            pd.checked().require_srq(srq)
+            self._index, self.qp_num = self._adapter.create_qp(
+                self.type,
+                pd.number,
+                self.send_cq.index,
+                self.recv_cq.index,
+                caps,
+                shared_queue=None if srq is None else srq.index,
+                all_signaled=sq_sig_all,
+                fixed_number=fixed_number,
+            )
+            self._psn = context.adapter.random.getrandbits(24)
+            self._open = True
+            pd.members.add(self)
+            context.queue_pairs[self._index] = self
+            if srq is not None:
+                srq.queue_pairs.add(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         """What was given at creation stays: the adapter owns the queue pair's state, no handle alters it."""
@@ -100,16 +98,19 @@ class QueuePair:
         Which of them a transition needs and allows: `adapter.states.TRANSITIONS`.  Raises `InvalidStateError`,
         `InvalidAttributeError`; then nothing was changed.
         """
-        self._adapter.modify_qp(self._checked(), self.type, state, attributes)
+        with self._engine:  # nobody closes it meanwhile
+            self._adapter.modify_qp(self._checked(), self.type, state, attributes)
 
     def query(self) -> QPAttributes:
         """All attributes as they are now."""
-        found = self._adapter.query_qp(self._checked())
+        with self._engine:
+            found = self._adapter.query_qp(self._checked())
+            state = self.state
         found["access_flags"] = Access(found["access_flags"])
         return QPAttributes(
             qp_num=self.qp_num,
             qp_type=self.type,
-            state=self.state,
+            state=state,
             capabilities=self.capabilities,
             completion_handlers=(self.send_cq.handler, self.recv_cq.handler),
             **found,
@@ -142,6 +143,10 @@ class QueuePair:
         """
         if self.type is QPType.UD:
             raise InvalidAttributeError("a datagram queue pair has no peer: use activate()")
+        if not isinstance(remote, Endpoint):
+            raise InvalidAttributeError(
+                f"remote: the peer's Endpoint is needed (its qp.endpoint), not {type(remote).__name__}"
+            )
         if self.state is QPState.RESET:
             self.modify(QPState.INIT, port_num=1, pkey_index=0, access_flags=access)
         vector = AddressVector(gid=remote.gid, traffic_class=traffic_class, hop_limit=hop_limit)
@@ -215,20 +220,24 @@ class QueuePair:
 
     def close(self) -> None:
         """Destroy the queue pair: what is posted is flushed to its completion queues first (VRB-18)."""
-        if not self._open:
-            return
-        self._kick()  # what was received is acknowledged, even if nobody asks again
         with self._engine:
+            if not self._open:
+                return
+            self._kick()  # what was received is acknowledged, even if nobody asks again
             if self.state is not QPState.RESET:
                 self._engine.fail_qp(self._index)
             self._open = False
             queue = None if self.srq is not None else self._engine.recv_queue_of(self._index)
             self._adapter.destroy_qp(self._index, queue)
-        self.context.queue_pairs.pop(self._index, None)
-        self.pd.members.discard(self)
-        if self.srq is not None:
-            self.srq.queue_pairs.discard(self)
+            self.context.queue_pairs.pop(self._index, None)
+            self.pd.members.discard(self)
+            if self.srq is not None:
+                self.srq.queue_pairs.discard(self)
         self._kick()  # those who wait for the flushed requests shall hear of them
+
+    def abandon(self) -> None:
+        """`close` in the child of a fork."""
+        self._open = False
 
     def __enter__(self) -> QueuePair:
         return self
@@ -237,4 +246,8 @@ class QueuePair:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<QueuePair {self.qp_num:#x} {self.type.name} {self.state.name if self._open else 'closed'}>"
+        try:
+            state = self.state.name
+        except ClosedError:
+            state = "closed"
+        return f"<QueuePair {self.qp_num:#x} {self.type.name} {state}>"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from verbena.verbs.driver import Driver
+from verbena.verbs.driver import Driver, nanoseconds
 
 
 class Signal:
@@ -25,7 +25,7 @@ class Signal:
 
     def block(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `ready()`, for `timeout` seconds at most; returns `ready()`."""
-        return self._driver.wait(ready, None if timeout is None else int(timeout * 1e9))
+        return self._driver.wait(ready, nanoseconds(timeout))
 
     async def until(self, ready: Callable[[], bool]) -> None:
         """Wait until `ready()`."""
@@ -34,12 +34,11 @@ class Signal:
             future: asyncio.Future[None] = loop.create_future()
             waiter = (loop, future)
             self._waiters.append(waiter)
-            if ready():  # it came between the look and the entry
-                return
             try:
-                await future
+                if not ready():  # else it came between the look and the entry
+                    await future
             finally:
-                if waiter in self._waiters:
+                with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
 
 
