@@ -50,6 +50,7 @@ cdef class Destination:
     cdef public int domain
 
 cdef class Work(Core):
+    cdef uint32_t listed  # entries of the list that `put_list` copied last
     cdef uint64_t put_list(self, Sge *sge, uint32_t at, object entries, uint32_t limit) except? 1
     cdef bint aim(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint _send(self, QueuePair *q, WorkRequest request) except False

@@ -266,7 +266,7 @@ class Work(Core):
             self.release()
 
     def put_list(self, sge, at, entries, limit):
-        """Copy a scatter/gather list into its place of a ring; returns its bytes."""
+        """Copy a scatter/gather list into its place of a ring; returns its bytes, and leaves `listed` entries."""
         i: cython.uint
         count: cython.uint
         total: cython.ulonglong = 0
@@ -277,6 +277,7 @@ class Work(Core):
         count = len(entries)
         if count > limit:
             raise InvalidAttributeError(f"{count} entries in sg_list: the queue was created for {limit}")
+        self.listed = count
         for i in range(count):
             if not isinstance(entries[i], ScatterGatherEntry):
                 raise InvalidAttributeError(
@@ -304,7 +305,7 @@ class Work(Core):
         w = recv_at(queue, queue.head)
         w.wr_id = request.wr_id
         w.length = total
-        w.sges = len(request.sg_list)
+        w.sges = self.listed
         queue.head += 1
         return True
 
@@ -343,7 +344,7 @@ class Work(Core):
                 )
         w.wr_id = request.wr_id
         w.length = total
-        w.sges = len(request.sg_list)
+        w.sges = self.listed
         w.operation = operation
         w.flags = request.flags
         w.immediate = request.invalidate_rkey if operation == WR_SEND_WITH_INV else request.imm_data

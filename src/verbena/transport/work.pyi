@@ -1,6 +1,5 @@
 """Types of the work requests and completion entries, for type checkers: compiled classes do not show them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from verbena.errors import CompletionStatus
@@ -15,7 +14,7 @@ class ScatterGatherEntry:
 class WorkRequest:
     wr_id: int
     opcode: int
-    sg_list: Sequence[ScatterGatherEntry]
+    sg_list: list[ScatterGatherEntry] | tuple[ScatterGatherEntry, ...]
     flags: int
     imm_data: int
     remote_addr: int
@@ -30,7 +29,7 @@ class WorkRequest:
         self,
         wr_id: int = 0,
         opcode: int = 2,
-        sg_list: Sequence[ScatterGatherEntry] = (),
+        sg_list: list[ScatterGatherEntry] | tuple[ScatterGatherEntry, ...] = (),
         flags: int = 2,
         imm_data: int = 0,
         remote_addr: int = 0,
@@ -45,8 +44,10 @@ class WorkRequest:
 
 class RecvRequest:
     wr_id: int
-    sg_list: Sequence[ScatterGatherEntry]
-    def __init__(self, wr_id: int = 0, sg_list: Sequence[ScatterGatherEntry] = ()) -> None: ...
+    sg_list: list[ScatterGatherEntry] | tuple[ScatterGatherEntry, ...]
+    def __init__(
+        self, wr_id: int = 0, sg_list: list[ScatterGatherEntry] | tuple[ScatterGatherEntry, ...] = ()
+    ) -> None: ...
 
 class CompletionQueueEntry:
     @property
