@@ -7,7 +7,6 @@ engine has reports.  All calls may come from any thread.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -100,8 +99,7 @@ class ChannelAdapter:
         )
         self.on_work: Callable[[], None] = lambda: None
         self.cq_sinks: dict[int, Callable[[], None]] = {}
-        self.event_sink: Callable[[AsyncEvent], None] | None = None
-        self.events: deque[AsyncEvent] = deque(maxlen=65_536)
+        self.event_sink: Callable[[AsyncEvent], None] = lambda event: None
         self._domains = 0
         self._next_domain = 0
         self._vectors: dict[int, AddressVector] = {}
@@ -117,10 +115,7 @@ class ChannelAdapter:
                     sink()
                 continue
             event = self._event(AsyncEventType(a), b)
-            if self.event_sink is not None:
-                self.event_sink(event)
-            else:
-                self.events.append(event)
+            self.event_sink(event)
 
     def _event(self, kind: AsyncEventType, index: int) -> AsyncEvent:
         if kind is AsyncEventType.CQ_ERR:
