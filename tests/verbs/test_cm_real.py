@@ -120,6 +120,12 @@ def test_refused_and_unanswered(pair: tuple[Context, Context]) -> None:
         here.connect("127.0.8.3", PORT, new_qp(here), timeout=0.2)
 
 
+def test_an_adapter_that_never_listened_refuses(pair: tuple[Context, Context]) -> None:
+    here, _ = pair
+    with pytest.raises(verbena.ConnectionRefused, match="nobody listens"):
+        here.connect(THERE, PORT, new_qp(here), timeout=30)
+
+
 def test_closing_while_others_wait(pair: tuple[Context, Context]) -> None:
     _, there = pair
     failures: list[BaseException] = []

@@ -297,4 +297,6 @@ def open_device(
     service.serve(adapter)
     context = Context(adapter, driver)
     _opened.add(context)
+    # As on Linux, whoever asks for a service that nobody offers is told so at once, not left to time out.
+    context.serve_connections()
     return context

@@ -156,6 +156,10 @@ class Context:
         self._checked()
         return self._connections
 
+    def serve_connections(self) -> None:
+        """Answer connection requests from now on, even if only to refuse them; `listen` and `connect` imply it."""
+        self._cm()
+
     def listen(self, port: int, backlog: int = 16) -> Listener:
         """Take connection requests at a port of this adapter's address; port 0 chooses a free one.
 
