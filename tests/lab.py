@@ -223,3 +223,8 @@ def sealed(packet: bytes, source: bytes, destination: bytes, ident: int = 0, por
     burst = Burst(packet, len(packet), source, destination, port, port, first_ident=ident)
     headers = ip_packet(burst)[: -len(packet)]
     return packet[:-4] + roce_icrc(headers, packet[:-4]).to_bytes(4, "big")
+
+
+def sending(side: Side, n: int, wr_id: int = 0, **more: object) -> WorkRequest:
+    """A SEND of the first n bytes of the side's region."""
+    return WorkRequest(wr_id, WROpcode.SEND, [side.mr.sge(0, n)], **more)

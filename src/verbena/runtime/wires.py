@@ -6,6 +6,7 @@ destination.  Its packets are RoCEv2's UDP payloads, from the base transport hea
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
@@ -56,7 +57,7 @@ class Burst:
 Receiver = Callable[[Burst], None]
 
 
-class Wire:
+class Wire(ABC):
     """What adapters are attached to.
 
     mtu: largest RoCE path MTU that fits, in bytes.  rate_bps: bits a second; 0 = as fast as it goes.
@@ -73,11 +74,11 @@ class Wire:
         """Who gets the bursts that come in."""
         self.receiver = receiver
 
+    @abstractmethod
     def send(self, burst: Burst) -> None:
         """Send a burst; never waits."""
-        raise NotImplementedError("a wire has to say how it sends")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a wire that holds nothing has nothing to close
         """No more bursts."""
 
 
