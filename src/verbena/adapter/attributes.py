@@ -62,7 +62,8 @@ class PortAttributes:
 class AddressVector:
     """Where packets go: the peer's GID, and how the network shall treat them (IBA vol. 1, 11.2.2.1).
 
-    hop_limit: 1..255.  traffic_class: 0..255, the IP header's DSCP and ECN.  flow_label: 20 bits.  sl: 0..15.
+    hop_limit: 1..255.  traffic_class: 0..255, the IP header's DSCP and ECN.  flow_label (20 bits) and sl (0..15) are
+    kept for queries: a UDP socket carries neither.
     """
 
     gid: Gid

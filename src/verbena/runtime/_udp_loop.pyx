@@ -126,12 +126,12 @@ cdef class UdpLoop:
     """Drives one engine on one bound, non-blocking UDP socket.
 
     wake_fd, report_fd: eventfds; the first ends a sleep of the background thread, the second tells the service thread
-    that the engine has reports.  segmentation: does the kernel take bursts (UDP_SEGMENT)?
+    that the engine has reports.
     """
 
     cdef Engine engine
     cdef int fd, wake_fd, report_fd
-    cdef bint segmentation, is_ip6, stop, closed, deferred
+    cdef bint is_ip6, stop, closed, deferred
     cdef int waiting
     cdef uint64_t driven_ns, sleeping_until
     cdef uint32_t port
@@ -140,13 +140,13 @@ cdef class UdpLoop:
     cdef uint8_t own[16]
     cdef uint64_t *counters
 
-    def __cinit__(self, Engine engine, int fd, int wake_fd, int report_fd, bint is_ip6, bint segmentation,
+    def __cinit__(self, Engine engine, int fd, int wake_fd, int report_fd, bint is_ip6,
                   uint32_t port, bytes own):
         cdef int i
         self.engine = engine
         self.counters = engine.counters
         self.fd, self.wake_fd, self.report_fd = fd, wake_fd, report_fd
-        self.is_ip6, self.segmentation, self.port = is_ip6, segmentation, port
+        self.is_ip6, self.port = is_ip6, port
         self.rx = <uint8_t *> malloc(RX_BYTES)
         self.tx = <uint8_t *> malloc(RX_BYTES)
         if not self.rx or not self.tx:
@@ -256,7 +256,6 @@ cdef class UdpLoop:
                 return
         elif self.engine.burst_packets > 1 and (errno == EIO or errno == EINVAL):
             # A device that cannot take bursts: from now on packet by packet (all with identification 0).
-            self.segmentation = False
             self.engine.burst_limit = 1
         self.counters[DROP_TX_NO_ROUTE] += self.engine.burst_packets
 
@@ -448,8 +447,3 @@ cdef class UdpLoop:
                 PyErr_CheckSignals()
         finally:
             self.waiting -= 1
-
-    @property
-    def bursts(self):
-        """Does the kernel take bursts?"""
-        return self.segmentation

@@ -150,7 +150,6 @@ class UdpDriver:
                 self._wake_fd,
                 service.report_fd,
                 port.is_ip6,
-                port.segmentation,
                 port.port,
                 port.gid,
             )

@@ -316,7 +316,6 @@ cdef struct QueuePair:
     uint32_t window  # packets that may be unacknowledged
     uint32_t window_max
     uint32_t window_credit
-    uint32_t unasked  # packets since the last request for an acknowledgement
     # responder
     uint32_t expected_psn
     uint32_t msn

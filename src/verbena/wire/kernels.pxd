@@ -6,7 +6,6 @@ from libc.string cimport memcmp, memcpy, memset
 cdef enum:
     IP4_PREFIX = 36  # masked LRH, IPv4 and UDP headers
     IP6_PREFIX = 56
-    LARGEST_PREFIX = 64
     NOT_AN_IDENT = -1
 
 ctypedef uint32_t (*crc_function)(uint32_t, const uint8_t *, uint64_t) noexcept nogil
