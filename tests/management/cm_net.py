@@ -11,7 +11,7 @@ from verbena.adapter.gid import Gid
 from verbena.management.communication import Communication, Event
 from verbena.management.connection_manager import ConnectionManager
 from verbena.management.negotiation import Offer
-from verbena.runtime.virtual import VirtualClock
+from verbena.runtime.virtual_time import VirtualClock
 from verbena.wire import CmMessage, IpCmHeader, Mad, cm_message, service_id
 
 SERVICE = service_id(7174)

@@ -6,7 +6,8 @@ import pytest
 
 from lab import RC, Lab, drops, take, write
 from verbena import DeadlockError, InvalidAttributeError, SystemLimitError, VirtualNetwork
-from verbena.runtime.virtual import HEADERS, VirtualClock
+from verbena.runtime.virtual import HEADERS
+from verbena.runtime.virtual_time import VirtualClock
 
 
 def test_events_happen_in_order_and_those_of_one_time_as_asked() -> None:

@@ -11,7 +11,7 @@ from lab import RC, Lab, pattern, take, write
 from verbena import Burst, FaultInjector, Faults, InvalidAttributeError, PcapTap, Tracer, VirtualNetwork, Wire
 from verbena.cli.dump import dump
 from verbena.runtime.pairs import connect_sides, make_side
-from verbena.runtime.virtual import VirtualClock
+from verbena.runtime.virtual_time import VirtualClock
 
 A, B = b"\0" * 10 + b"\xff\xff\x0a\0\0\x01", b"\0" * 10 + b"\xff\xff\x0a\0\0\x02"
 

@@ -1,119 +1,25 @@
 """Virtual time: one process, a queue of events, nothing happens by chance.
 
-`VirtualNetwork` joins adapters by one ideal network.  Events of the same nanosecond happen in the order in which they
-were asked for, so that a run with a given seed sends the same packets at the same times on every machine.  asyncio
-programs run in the same time: `VirtualNetwork.run`.
+`VirtualNetwork` joins adapters by one ideal network; asyncio programs run in its time: `VirtualNetwork.run`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import heapq
-import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
 
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.adapter.gid import Gid
-from verbena.errors import DeadlockError, InvalidAttributeError, SystemLimitError
+from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.runtime.virtual_time import Event, VirtualClock, VirtualTime, VirtualWaiting
 from verbena.runtime.wires import Burst, Wire
 from verbena.transport.kinds import AckPolicy
 from verbena.verbs.context import Context
 
-T = TypeVar("T")
 BUFFER = 65_536
 HEADERS = 14 + 20 + 8 + 4 + 20  # Ethernet, IPv4, UDP, frame check sequence, preamble and gap
-
-
-class Event:
-    """A call that will happen; `cancel` it as long as it has not."""
-
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self.function: Callable[[], None] | None = function
-
-    def cancel(self) -> None:
-        self.function = None
-
-
-class VirtualClock:
-    """The event queue.  Implements `clock.Clock`; time starts at 0."""
-
-    def __init__(self) -> None:
-        self._now = 0
-        self._order = 0
-        self._queue: list[tuple[int, int, Event]] = []
-
-    def now(self) -> int:
-        return self._now
-
-    def call_at(self, when_ns: int, function: Callable[[], None]) -> Event:
-        event = Event(function)
-        self._order += 1
-        heapq.heappush(self._queue, (max(when_ns, self._now), self._order, event))
-        return event
-
-    def next_time(self) -> int | None:
-        """When the next event happens; None when there is none."""
-        while self._queue and self._queue[0][2].function is None:
-            heapq.heappop(self._queue)
-        return self._queue[0][0] if self._queue else None
-
-    def step(self) -> bool:
-        """Let the next event happen; False when there is none."""
-        if self.next_time() is None:
-            return False
-        self._now, _, event = heapq.heappop(self._queue)
-        function, event.function = event.function, None
-        if function is not None:
-            function()
-        return True
-
-    def advance(self, when_ns: int) -> None:
-        """Let time pass without events."""
-        self._now = max(self._now, when_ns)
-
-
-class _Selector(selectors.SelectSelector):
-    """What asyncio asks when it has nothing to do: lets virtual time pass."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is not None and timeout <= 0:
-            return []
-        deadline = None if timeout is None else self._clock.now() + max(1, round(timeout * 1e9))
-        following = self._clock.next_time()
-        if following is not None and (deadline is None or following <= deadline):
-            self._clock.step()
-        elif deadline is not None:
-            self._clock.advance(deadline)
-        else:
-            raise DeadlockError("every task waits, and nothing is scheduled that could wake one")
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio loop whose time is a `VirtualClock`'s."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self._virtual = clock
-        super().__init__(_Selector(clock))
-        self._clock_resolution = 1e-9
-
-    def time(self) -> float:
-        return self._virtual.now() / 1e9
-
-    def call_soon_threadsafe(  # type: ignore[override]
-        self, callback: Callable[..., object], *args: Any, context: Any = None
-    ) -> asyncio.Handle:
-        return self.call_soon(callback, *args, context=context)
 
 
 class VirtualWire(Wire):
@@ -151,11 +57,11 @@ class VirtualWire(Wire):
         self.network.wires.pop(self.gid, None)
 
 
-class VirtualDriver:
+class VirtualDriver(VirtualWaiting):
     """Runs one adapter on a `VirtualClock`.  Implements `verbs.driver.Driver`."""
 
     def __init__(self, adapter: ChannelAdapter, wire: Wire, port: VirtualWire, clock: VirtualClock) -> None:
-        self.clock = clock
+        super().__init__(clock, adapter.engine.has_entries)
         self._adapter = adapter
         self._engine = adapter.engine
         self._wire = wire
@@ -231,45 +137,6 @@ class VirtualDriver:
         self._engine.tick(self.clock.now())
         self.kick()
 
-    def progress(self) -> None:
-        """In virtual time nothing happens between events."""
-
-    def wait(self, ready: Callable[[], bool], timeout_ns: int | None) -> bool:
-        deadline = None if timeout_ns is None else self.clock.now() + timeout_ns
-        while not ready():
-            following = self.clock.next_time()
-            if following is not None and (deadline is None or following <= deadline):
-                self.clock.step()
-            elif deadline is not None:
-                self.clock.advance(deadline)
-                break
-            else:
-                raise DeadlockError("the wait could never end: nothing is scheduled")
-        return ready()
-
-    def wait_cq(self, index: int, timeout_ns: int | None) -> bool:
-        return self.wait(lambda: bool(self._engine.has_entries(index)), timeout_ns)
-
-    def event_descriptor(self, index: int) -> int:
-        raise SystemLimitError(
-            "virtual time has no file descriptors: await the completion queue, or wait for it"
-        )
-
-    def signal(self, index: int) -> None:
-        """There are no descriptors."""
-
-    def clear_descriptor(self, index: int) -> None:
-        """There are none."""
-
-    def release_descriptor(self, index: int) -> None:
-        """There are none."""
-
-    def refresh_counters(self) -> None:
-        """They are always up to date."""
-
-    def call_soon(self, function: Callable[[], Any]) -> None:
-        self.clock.call_at(self.clock.now(), lambda: (function(), None)[1])
-
     def close(self) -> None:
         self._open = False
         for event in (self._pump, self._alarm):
@@ -281,7 +148,7 @@ class VirtualDriver:
         self.close()
 
 
-class VirtualNetwork:
+class VirtualNetwork(VirtualTime):
     """Adapters joined by one ideal network, in virtual time.
 
     seed: of everything random.  delay_ns: from one adapter to another.  rate_bps: of each adapter's link, 0 =
@@ -299,17 +166,12 @@ class VirtualNetwork:
     ) -> None:
         if delay_ns < 0 or rate_bps < 0:
             raise InvalidAttributeError("delay_ns and rate_bps are 0 or more")
-        self.clock = VirtualClock()
+        super().__init__()
         self.seed = seed
         self.delay_ns = delay_ns
         self.rate_bps = rate_bps
         self.wires: dict[bytes, VirtualWire] = {}
         self._wrap = wrap
-
-    @property
-    def now(self) -> int:
-        """Nanoseconds since the start."""
-        return self.clock.now()
 
     def open_device(
         self,
@@ -341,25 +203,3 @@ class VirtualNetwork:
             ack_policy=ack_policy,
         )
         return Context(adapter, VirtualDriver(adapter, wire, port, self.clock))
-
-    def run(self, program: Coroutine[Any, Any, T]) -> T:
-        """Run an asyncio program in virtual time, to its end; returns its result.
-
-        Raises `DeadlockError` when all its tasks wait for what can never come.
-        """
-        with asyncio.Runner(loop_factory=lambda: VirtualLoop(self.clock)) as runner:
-            return runner.run(program)
-
-    def run_for(self, duration_ns: int) -> None:
-        """Let that much time pass."""
-        end = self.clock.now() + duration_ns
-        while (following := self.clock.next_time()) is not None and following <= end:
-            self.clock.step()
-        self.clock.advance(end)
-
-    def run_until_idle(self, limit: int = 10_000_000) -> None:
-        """Let events happen until none is left; raises `DeadlockError` after `limit` of them."""
-        for _ in range(limit):
-            if not self.clock.step():
-                return
-        raise DeadlockError(f"{limit} events happened, and there are still some left")
