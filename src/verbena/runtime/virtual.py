@@ -57,21 +57,61 @@ class VirtualWire(Wire):
         self.network.wires.pop(self.gid, None)
 
 
-class VirtualDriver(VirtualWaiting):
-    """Runs one adapter on a `VirtualClock`.  Implements `verbs.driver.Driver`."""
+class EngineDriver(VirtualWaiting):
+    """Runs one adapter's engine on a `VirtualClock`.  Implements `verbs.driver.Driver`, but for sending."""
 
-    def __init__(self, adapter: ChannelAdapter, wire: Wire, port: VirtualWire, clock: VirtualClock) -> None:
+    def __init__(self, adapter: ChannelAdapter, clock: VirtualClock) -> None:
         super().__init__(clock, adapter.engine.has_entries)
         self._adapter = adapter
         self._engine = adapter.engine
-        self._wire = wire
-        self._port = port
         self._buffer = bytearray(BUFFER)
-        self._pump: Event | None = None
         self._alarm: Event | None = None
         self._alarm_at = 0
         self._open = True
         adapter.on_work = self.kick
+
+    def _send(self) -> None:
+        """Send what there is room for."""
+        raise NotImplementedError
+
+    def kick(self) -> None:
+        """Send what the link has room for now, and come back for the rest."""
+        if not self._open:
+            return
+        self._send()
+        self._adapter.dispatch()
+        self._set_alarm(self._engine.tick(self.clock.now()))
+
+    def _set_alarm(self, when: int) -> None:
+        if not when or (self._alarm is not None and self._alarm_at <= when):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = when
+        self._alarm = self.clock.call_at(when, self._rang)
+
+    def _rang(self) -> None:
+        self._alarm = None
+        self._engine.tick(self.clock.now())
+        self.kick()
+
+    def close(self) -> None:
+        self._open = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def abandon(self) -> None:
+        self.close()
+
+
+class VirtualDriver(EngineDriver):
+    """Runs an adapter on a wire."""
+
+    def __init__(self, adapter: ChannelAdapter, wire: Wire, port: VirtualWire, clock: VirtualClock) -> None:
+        super().__init__(adapter, clock)
+        self._wire = wire
+        self._port = port
+        self._pump: Event | None = None
         wire.set_receiver(self._arrived)
 
     def _arrived(self, burst: Burst) -> None:
@@ -86,17 +126,9 @@ class VirtualDriver(VirtualWaiting):
             )
             self.kick()
 
-    def kick(self) -> None:
-        """Send what the link has room for now, and come back for the rest."""
-        if not self._open:
-            return
-        if self._pump is None:
-            self._send()
-        self._adapter.dispatch()
-        self._set_alarm(self._engine.tick(self.clock.now()))
-
     def _send(self) -> None:
-        self._pump = None
+        if self._pump is not None:
+            return
         now = self.clock.now()
         while self._port.free_at <= now:
             made = self._engine.transmit(self._buffer, now)
@@ -124,28 +156,11 @@ class VirtualDriver(VirtualWaiting):
         self._pump = None
         self.kick()
 
-    def _set_alarm(self, when: int) -> None:
-        if not when or (self._alarm is not None and self._alarm_at <= when):
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = when
-        self._alarm = self.clock.call_at(when, self._rang)
-
-    def _rang(self) -> None:
-        self._alarm = None
-        self._engine.tick(self.clock.now())
-        self.kick()
-
     def close(self) -> None:
-        self._open = False
-        for event in (self._pump, self._alarm):
-            if event is not None:
-                event.cancel()
+        super().close()
+        if self._pump is not None:
+            self._pump.cancel()
         self._wire.close()
-
-    def abandon(self) -> None:
-        self.close()
 
 
 class VirtualNetwork(VirtualTime):
