@@ -41,7 +41,8 @@ class Node:
     for a switch the package that it is managed with; the element's own name by default.  ports: numbered 1 to `ports`;
     a switch has its management port 0 besides.  guid: EUI-64 of the node; port n of an adapter or router has guid + n,
     unless `port_guids` says otherwise.  system_guid: of the system image.  description: of NodeDescription, at most
-    64 bytes.  extras: what a file told that has no field here.
+    64 bytes.  base_lid, lmc: of a switch's port 0, or of port 1; an adapter's further ports have theirs in `port_lids`.
+    0: none yet.  extras: what a file told that has no field here, and where a generator put the node in its shape.
     """
 
     name: str
@@ -56,11 +57,25 @@ class Node:
     base_lid: int = 0
     lmc: int = 0
     port_guids: dict[int, int] = field(default_factory=dict)
+    port_lids: dict[int, tuple[int, int]] = field(default_factory=dict)
     extras: dict[str, object] = field(default_factory=dict)
 
     def port_guid(self, port: int) -> int:
         """A port's GUID: a switch has one for all its ports (IBA vol. 1, 14.2.5.3)."""
         return self.guid if self.kind is NodeKind.SWITCH else self.port_guids.get(port, self.guid + port)
+
+    def lid(self, port: int) -> tuple[int, int]:
+        """Base LID and LMC of a port (0, 0: none yet); those of port 0 for any port of a switch."""
+        if self.kind is NodeKind.SWITCH or port == 1:
+            return self.base_lid, self.lmc
+        return self.port_lids.get(port, (0, 0))
+
+    def set_lid(self, port: int, base: int, lmc: int = 0) -> None:
+        """Note a port's base LID and LMC; `addressing` checks them."""
+        if self.kind is NodeKind.SWITCH or port == 1:
+            self.base_lid, self.lmc = base, lmc
+        else:
+            self.port_lids[port] = (base, lmc)
 
     def __repr__(self) -> str:
         return f"{self.kind.name} {self.name}"
@@ -100,6 +115,7 @@ class Topology:
         self.links: list[Link] = []
         self.at: dict[PortId, Link] = {}
         self._guids: dict[int, str] = {}
+        self._made = dict.fromkeys(NodeKind, 0)  # GUIDs given out, by kind
 
     def add(
         self,
@@ -144,7 +160,10 @@ class Topology:
     def _next_guid(self, kind: NodeKind) -> int:
         base = {NodeKind.CA: CA_GUID, NodeKind.SWITCH: SWITCH_GUID, NodeKind.ROUTER: ROUTER_GUID}[kind]
         step = 1 << 8  # room for the ports' GUIDs
-        return base + step * (1 + sum(1 for node in self.nodes.values() if node.kind is kind))
+        while True:
+            self._made[kind] += 1
+            if (guid := base + step * self._made[kind]) not in self._guids:
+                return guid
 
     def add_host(
         self, name: str, ports: int = 1, *, guid: int | None = None, host: str | None = None
@@ -260,11 +279,8 @@ class Topology:
         return found
 
     def problems(self) -> Iterator[str]:
-        """What a fabric would have to run with, and a person should know: nodes that nothing reaches."""
-        for node in self.nodes.values():
-            if not self.links_of(node.name):
-                yield f"{node!r} is not connected to anything"
-        parts = self.subnets()
-        if len(parts) > 1 and not self.of_kind(NodeKind.ROUTER):
-            sizes = ", ".join(str(len(part)) for part in parts)
-            yield f"the fabric falls into {len(parts)} parts ({sizes} nodes) that no link joins"
+        """What cannot be built, and what a fabric would run with but a person should know (`check.check`)."""
+        from verbena.fabric.check import check  # it looks at topologies
+
+        for problem in check(self):
+            yield str(problem)
