@@ -40,7 +40,8 @@ def san(cable: Cable) -> Topology:
 
     Three switches 36 make up the fabric, each joined to both others.  An I/O adapter is a backplane with a switch of
     its own and adapter cards (SCSI, Fibre Channel; Ethernet, graphics), which are endnodes under the adapter's host
-    name (document 003:448-455).  The RAID subsystem has two ports, on two switches; the router keeps a port for the world.
+    name (document 003:448-455).  The RAID subsystem has two ports, on two switches; the router keeps a port for the
+    world.
     """
     build = _Builder("san", cable)
     a, b, c = (build.switch(f"switch-36{letter}") for letter in "abc")

@@ -17,8 +17,8 @@ def write(topology: Topology, *, source: PortId | None = None, generated: str = 
     """The lines, each with its line end: switches, adapters, routers, each in the topology's order.
 
     source: the port that the fabric is looked at from; only its subnet is printed, as the tool would.  None:
-    everything, as seen from the first adapter.  generated: the date in the heading, as `time.ctime` has it.  Raises `TopologyError`
-    for a source that the topology does not have.
+    everything, as seen from the first adapter.  generated: the date in the heading, as `time.ctime` has it.
+    Raises `TopologyError` for a source that the topology does not have.
     """
     start = source or _first(topology)
     seen = None if source is None else _visible(topology, source)

@@ -141,7 +141,9 @@ def fat_tree(cable: Cable, k: int, oversubscription: int = 1) -> Topology:
             f"oversubscription is {oversubscription}; oversubscription + 1 must divide the {k} ports of a switch"
         )
     up = k // (oversubscription + 1)
-    topology = xgft(cable, [k - up, k // 2, k], [1, up, k // 2])
+    down, ups = [k - up, k // 2, k], [1, up, k // 2]
+    room("k", sum(_sizes(down, ups)))
+    topology = xgft(cable, down, ups)
     topology.name = "fat-tree"
     for node in topology.nodes.values():
         digits = node.extras["digits"]
@@ -158,7 +160,10 @@ def k_ary_n_tree(cable: Cable, k: int, n: int, oversubscription: int = 1) -> Top
     at_least("k", k, 1)
     at_least("n", n, 1, 16)
     at_least("oversubscription", oversubscription, 1)
-    topology = xgft(cable, [k * oversubscription, *[k] * (n - 1)], [1, *[k] * (n - 1)])
+    down, up = [k * oversubscription, *[k] * (n - 1)], [1, *[k] * (n - 1)]
+    room("k, n", sum(_sizes(down, up)))
+    radix("k", k * oversubscription + (k if n > 1 else 0))
+    topology = xgft(cable, down, up)
     topology.name = "k-ary-n-tree"
     return topology
 
@@ -174,8 +179,7 @@ def xgft(cable: Cable, down: Sequence[int], up: Sequence[int]) -> Topology:
         raise TopologyError(
             f"down is {list(down)}, up is {list(up)}; they must be as long as the tree has levels, of 1 or more each"
         )
-    sizes = [math.prod(up[:level]) * math.prod(down[level:]) for level in range(n + 1)]
-    room("down", sum(sizes))
+    room("down, up", sum(_sizes(down, up)))
     radix("down", max(m + w for m, w in zip(down, [*up[1:], 0], strict=True)))
     at_least("up", up[0], 1, 255)
     topology = Topology("xgft")
@@ -203,6 +207,11 @@ def xgft(cable: Cable, down: Sequence[int], up: Sequence[int]) -> Topology:
                 parent = levels[level + 1][(*digits[:above], way, *digits[above + 1 :])]
                 _link(topology, cable, node, first + way + 1, parent, digits[above] + 1)
     return topology
+
+
+def _sizes(down: Sequence[int], up: Sequence[int]) -> list[int]:
+    """How many nodes each level of a tree has."""
+    return [math.prod(up[:level]) * math.prod(down[level:]) for level in range(len(down) + 1)]
 
 
 def dragonfly(
