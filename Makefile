@@ -14,7 +14,7 @@ READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 # What is compiled: the .py beside every .pxd, and every .pyx.
-TYPES := $(wildcard src/verbena/*/*.pxd)
+TYPES := $(wildcard src/verbena/*/*.pxd src/verbena/*/*/*.pxd)
 COMPILED := $(TYPES) $(wildcard $(TYPES:.pxd=.py)) $(wildcard src/verbena/*/*.pyx) src/verbena/_pure.py
 
 # An environment that was made elsewhere and moved or copied here is made again.

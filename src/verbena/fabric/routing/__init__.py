@@ -1,0 +1,11 @@
+"""Routing of one subnet: which port each switch sends each LID out of, and on which lane.
+
+`RoutingGraph` is what is routed, `route` does it by one of several engines (see docs/routing.md), `Routing` is the
+result; `find_cycle` tells whether a routing can deadlock, `trace` follows a path, `multicast_tree` spans a group.
+"""
+
+from verbena.fabric.routing.engine import ENGINES, route
+from verbena.fabric.routing.graph import End, RoutingError, RoutingGraph
+from verbena.fabric.routing.routing import Routing
+
+__all__ = ["ENGINES", "End", "Routing", "RoutingError", "RoutingGraph", "route"]
