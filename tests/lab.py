@@ -19,7 +19,7 @@ RC, UC, UD = QPType.RC, QPType.UC, QPType.UD
 SERVICES = (RC, UC, UD)
 MTUS = (256, 512, 1024, 2048, 4096)
 # What an adapter counts about work that is no packet of its own receive path.
-NOT_RECEIVED = {"drop.cq_overflow", "drop.tx_no_route", "drop.rx_socket"}
+NOT_RECEIVED = {"drop.cq_overflow", "drop.tx_no_route", "drop.tx_port_down", "drop.rx_socket"}
 DROPS = tuple(name for name in COUNTERS if name.startswith("drop.") and name not in NOT_RECEIVED)
 
 

@@ -26,6 +26,10 @@ class InvalidStateError(VerbError):
     """The object's state does not allow this verb (IBA vol. 1, 10.3.1 for queue pairs)."""
 
 
+class PortStateError(InvalidStateError):
+    """The port is not ACTIVE, or has no LID: nothing can be sent through it (IBA vol. 1, 7.2)."""
+
+
 class InvalidAttributeError(VerbError, ValueError):
     """An argument is out of its range, of the wrong kind, or does not fit the others."""
 

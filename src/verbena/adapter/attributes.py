@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from verbena.adapter.gid import Gid
+from verbena.adapter.gid import UNSPECIFIED, Gid
 from verbena.memory.access import Access
-from verbena.transport.kinds import QPState, QPType
+from verbena.transport.kinds import PathMigrationState, QPState, QPType
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceAttributes:
-    """An adapter's limits (IBA vol. 1, 11.2.1.2).  `node_guid` is EUI-64; sizes are counts unless named otherwise."""
+    """An adapter's limits (IBA vol. 1, 11.2.1.2).  `node_guid` is EUI-64; sizes are counts unless named otherwise.
+
+    incoming_rdma: may peers read and write memory here, and work on it with atomics (document 003:712)?  If not, all
+    such requests are refused with a NAK, whatever rights regions and queue pairs were given.
+    """
 
     name: str = "verbena0"
     node_guid: int = 0
@@ -32,8 +36,35 @@ class DeviceAttributes:
     max_qp_init_rd_atom: int = 128
     max_pkeys: int = 1
     phys_port_cnt: int = 1
+    incoming_rdma: bool = True
     atomic_cap: str = "ATOMIC_HCA"
     completion_handlers: int = 1
+
+
+HOST_ADAPTER = DeviceAttributes(
+    name="host", max_qp=4_096, max_cq=4_096, max_ah=8_192, phys_port_cnt=4, max_pkeys=128
+)
+"""A host processor's adapter: up to four ports, thousands of queue pairs (document 003:712)."""
+
+IO_ADAPTER = DeviceAttributes(
+    name="io",
+    max_qp=32,
+    max_qp_wr=256,
+    max_cq=32,
+    max_cqe=4_096,
+    max_mr=256,
+    max_pd=16,
+    max_ah=64,
+    max_srq=4,
+    max_srq_wr=256,
+    max_qp_rd_atom=16,
+    max_qp_init_rd_atom=16,
+    phys_port_cnt=2,
+    max_pkeys=16,
+    incoming_rdma=False,
+    atomic_cap="ATOMIC_NONE",
+)
+"""An I/O adapter: one or two ports, tens of queue pairs, its memory closed to peers (document 003:713)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +87,10 @@ class PortAttributes:
     sm_lid: int = 0
     lmc: int = 0
     link_layer: str = "Ethernet"
+    sm_sl: int = 0
+    port_cap_flags: int = 0
+    bad_pkey_cntr: int = 0
+    qkey_viol_cntr: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +98,23 @@ class AddressVector:
     """Where packets go: the peer's GID, and how the network shall treat them (IBA vol. 1, 11.2.2.1).
 
     hop_limit: 1..255.  traffic_class: 0..255, the IP header's DSCP and ECN.  flow_label (20 bits) and sl (0..15) are
-    kept for queries: a UDP socket carries neither.
+    kept for queries on Ethernet: a UDP socket carries neither.
+
+    On InfiniBand, dlid is the destination's LID, or that of the router on the way, and src_path_bits chooses among
+    the port's own LIDs.  is_global: with a global header?  By default, if the GID has another subnet's prefix, or the
+    LID is a multicast one; where no global header is needed, the GID may be left out.
     """
 
-    gid: Gid
+    gid: Gid = UNSPECIFIED
     sgid_index: int = 0
     hop_limit: int = 64
     traffic_class: int = 0
     flow_label: int = 0
     sl: int = 0
     port_num: int = 1
+    dlid: int = 0
+    src_path_bits: int = 0
+    is_global: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +161,9 @@ class QPAttributes:
     retry_cnt: int = 0
     rnr_retry: int = 0
     ah_attr: AddressVector | None = None
+    alt_ah_attr: AddressVector | None = None
+    alt_pkey_index: int = 0
+    alt_port_num: int = 0
+    alt_timeout: int = 0
+    path_mig_state: PathMigrationState = PathMigrationState.MIGRATED
     completion_handlers: tuple[int | None, int | None] = field(default=(None, None))

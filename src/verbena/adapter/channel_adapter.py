@@ -1,4 +1,4 @@
-"""The channel adapter: one port, its tables, its queue pairs and completion queues, its events.
+"""The channel adapter: its ports, its tables, its queue pairs and completion queues, its events.
 
 It owns the transport engine and knows nothing of sockets or of what moves time on: whoever runs it (a driver in
 `runtime`) sets `on_work`, feeds bursts to the engine, sends the bursts that it makes, and calls `dispatch` when the
@@ -7,26 +7,32 @@ engine has reports.  All calls may come from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter import states
 from verbena.adapter.attributes import AddressVector, DeviceAttributes, PortAttributes, QPCapabilities
-from verbena.adapter.gid import Gid
+from verbena.adapter.gid import UNSPECIFIED, Gid
+from verbena.adapter.native import KeyViolation, NativePorts
+from verbena.adapter.port import AdapterPort
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, InvalidStateError, ResourceError
+from verbena.memory.access import Access
 from verbena.memory.table import RegionTable
 from verbena.transport.engine import Engine
-from verbena.transport.kinds import AckPolicy, AsyncEventType, QPState, QPType
+from verbena.transport.kinds import AckPolicy, AsyncEventType, PathMigrationState, QPState, QPType
+from verbena.transport.native import NativeEngine
 
 if TYPE_CHECKING:
     from random import Random
 
 REPORT_CQ = 0
+REPORT_VIOLATION = 2
 MAX_SGE = 16  # as in transport/tables.pxd
 TIMEOUT_UNIT_NS = 4096  # IBA vol. 1, 9.7.6.1.3: 4.096 us * 2^n
 FULL_MEMBER = 0xFFFF
+INCOMING = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 VECTOR_RANGES = (
     ("sgid_index", 0, 255),
     ("hop_limit", 1, 255),
@@ -41,8 +47,8 @@ VECTOR_RANGES = (
 class AsyncEvent:
     """An asynchronous event (IBA vol. 1, 11.6.3): its type, and the number of the object it is about.
 
-    `qp_num` for events of queue pairs, `cq` for completion queues, `srq` for shared receive queues; `source` is the
-    object itself where the program still holds it.
+    `qp_num` for events of queue pairs, `cq` for completion queues, `srq` for shared receive queues, `port` for ports;
+    `source` is the object itself where the program still holds it.
     """
 
     type: AsyncEventType
@@ -50,19 +56,22 @@ class AsyncEvent:
     cq: int | None = None
     srq: int | None = None
     source: Any = None
+    port: int | None = None
 
 
 class ChannelAdapter:
-    """A channel adapter with one port.
+    """A channel adapter: with one port on Ethernet, or with InfiniBand ports.
 
-    own_gid: the port's GID, also where the adapter is reached.  clock, random: the only time and chance that it uses.
-    udp_port: RoCEv2's destination port.  active_mtu: the largest path MTU, 256 to 4096 bytes.  window_bytes: how much
-    one queue pair may have in flight.  lock: an RLock where several threads work, None otherwise.
+    own_gid: the Ethernet port's GID, also where the adapter is reached.  ports: the InfiniBand ports, numbered from 1;
+    then own_gid and active_mtu do not count, and whoever sets something of a port calls `port_changed`.  clock,
+    random: the only time and chance that it uses.  udp_port: RoCEv2's destination port.  active_mtu: the largest path
+    MTU, 256 to 4096 bytes.  window_bytes: how much one queue pair may have in flight.  lock: an RLock where several
+    threads work, None otherwise.
     """
 
     def __init__(
         self,
-        own_gid: Gid,
+        own_gid: Gid | None,
         limits: DeviceAttributes,
         *,
         clock: Clock,
@@ -72,31 +81,44 @@ class ChannelAdapter:
         window_bytes: int = 1 << 20,
         ack_policy: AckPolicy = AckPolicy.COALESCED,
         lock: Any = None,
+        ports: Sequence[AdapterPort] | None = None,
     ) -> None:
         if limits.max_sge > MAX_SGE:
             raise InvalidAttributeError(f"max_sge = {limits.max_sge}: an adapter has {MAX_SGE} at most")
-        self.gid = own_gid
-        self.gids = (own_gid,)
-        self.pkeys = (FULL_MEMBER,)
+        if ports and len(ports) > limits.phys_port_cnt:
+            raise InvalidAttributeError(
+                f"{len(ports)} ports: this kind of adapter has {limits.phys_port_cnt}"
+            )
+        if ports:
+            own_gid = ports[0].gids[0]
+            limits = replace(
+                limits, node_guid=limits.node_guid or ports[0].guid - 1, phys_port_cnt=len(ports)
+            )
+        if own_gid is None:
+            raise InvalidAttributeError("an adapter needs a GID, or InfiniBand ports")
+        self._gid = own_gid
         self.clock = clock
         self.random = random
         self.udp_port = udp_port
-        self.active_mtu = active_mtu
+        self._active_mtu = active_mtu
         self.ack_policy = ack_policy
         guid = 0x02_00_00 << 40 | 0xFFFE << 24 | int.from_bytes(own_gid.raw[-3:], "big")
         self.limits = replace(limits, node_guid=limits.node_guid or guid)
         self.regions = RegionTable(limits.max_mr, random)
-        self.engine: Any = Engine(
+        kind: Any = NativeEngine if ports else Engine
+        self.engine: Any = kind(
             self.regions,
             own_gid.raw,
             udp_port,
             limits.max_qp + 16,
             limits.max_cq,
             limits.max_qp + limits.max_srq,
-            limits.max_ah + limits.max_qp,
+            limits.max_ah + limits.max_qp * (2 if ports else 1),
             window_bytes,
             lock=lock,
         )
+        self.native: NativePorts | None = NativePorts(self.engine, ports) if ports else None
+        self.on_violation: Callable[[KeyViolation], None] = lambda violation: None
         self.on_work: Callable[[], None] = lambda: None
         self.cq_sinks: dict[int, Callable[[], None]] = {}
         self.event_sink: Callable[[AsyncEvent], None] = lambda event: None
@@ -113,6 +135,10 @@ class ChannelAdapter:
             if kind == REPORT_CQ:
                 if sink := self.cq_sinks.get(a):
                     sink()
+                continue
+            if kind == REPORT_VIOLATION:
+                for violation in self.engine.violations():
+                    self.on_violation(KeyViolation.of(violation))
                 continue
             event = self._event(AsyncEventType(a), b)
             self.event_sink(event)
@@ -199,6 +225,8 @@ class ChannelAdapter:
                 self.engine.free_recv_queue(own_queue)
             self._vectors.pop(index, None)
             self._pkey_index.pop(index, None)
+            if self.native is not None:
+                self.native.forget(index)
 
     def state(self, index: int) -> QPState:
         return QPState(self.engine.get_state(index))
@@ -213,10 +241,11 @@ class ChannelAdapter:
         with engine:
             current = self.state(index)
             target = current if target is None else states.known_state(target)
-            states.check(service, current, target, given)
+            states.check(service, current, target, given, self.native is not None)
             for name, value in given.items():
                 states.check_value(name, value)
-            self._check_against_port(given)
+            self._after_migration(index)
+            self._check_against_port(index, given)
             path = self.make_path(given["ah_attr"]) if "ah_attr" in given else -1
             self._apply(index, given, path)
             if current is QPState.SQD and "max_dest_rd_atomic" in given:
@@ -226,11 +255,28 @@ class ChannelAdapter:
             elif target is QPState.RESET:
                 engine.clear(index)
                 self._vectors.pop(index, None)
+                if self.native is not None:
+                    self.native.forget(index)
             elif target is not current:
                 self._enter(index, service, current, target)
         self.on_work()
 
-    def _check_against_port(self, given: dict[str, Any]) -> None:
+    def _check_against_port(self, index: int, given: dict[str, Any]) -> None:
+        for name in ("ah_attr", "alt_ah_attr"):
+            if name in given:
+                self.check_vector(given[name])
+        if self.native is not None:
+            self.native.check(index, given, self.native.alternate(index) is not None)
+        else:
+            self._check_ethernet(given)
+        for name, limit in (
+            ("max_rd_atomic", self.limits.max_qp_init_rd_atom),
+            ("max_dest_rd_atomic", self.limits.max_qp_rd_atom),
+        ):
+            if given.get(name, 0) > limit:
+                raise InvalidAttributeError(f"{name} = {given[name]}: this adapter has at most {limit}")
+
+    def _check_ethernet(self, given: dict[str, Any]) -> None:
         if given.get("port_num", 1) != 1:
             raise InvalidAttributeError(f"port_num = {given['port_num']}: this adapter has port 1 only")
         if given.get("pkey_index", 0) >= len(self.pkeys):
@@ -241,14 +287,6 @@ class ChannelAdapter:
             raise InvalidAttributeError(
                 f"path_mtu = {given['path_mtu']}: the port's active MTU is {self.active_mtu}"
             )
-        for name, limit in (
-            ("max_rd_atomic", self.limits.max_qp_init_rd_atom),
-            ("max_dest_rd_atomic", self.limits.max_qp_rd_atom),
-        ):
-            if given.get(name, 0) > limit:
-                raise InvalidAttributeError(f"{name} = {given[name]}: this adapter has at most {limit}")
-        if "ah_attr" in given:
-            self.check_vector(given["ah_attr"])
 
     def check_vector(self, vector: Any) -> None:
         """Raise `InvalidAttributeError` unless this is an address vector that the port can use."""
@@ -262,6 +300,11 @@ class ChannelAdapter:
             value = getattr(vector, name)
             if not isinstance(value, int) or not low <= value <= high:
                 raise InvalidAttributeError(f"{name} = {value!r}: an integer from {low} to {high}")
+        if self.native is not None:
+            self.native.check_vector(vector)
+            return
+        if vector.dlid or vector.src_path_bits or vector.is_global is False or vector.gid == UNSPECIFIED:
+            raise InvalidAttributeError("on Ethernet a destination is its GID: no dlid, no src_path_bits")
         if vector.sgid_index >= len(self.gids):
             raise InvalidAttributeError(
                 f"sgid_index = {vector.sgid_index}: the GID table has {len(self.gids)} entries"
@@ -277,6 +320,8 @@ class ChannelAdapter:
     def make_path(self, vector: AddressVector) -> int:
         """A path for an address vector; give it back with `engine.free_path`."""
         with self.engine:
+            if self.native is not None:
+                return self.native.make_path(vector)
             return int(
                 self.engine.make_path(
                     vector.gid.raw, vector.hop_limit, vector.traffic_class, vector.flow_label
@@ -299,22 +344,33 @@ class ChannelAdapter:
             "rnr_retry": "rnr_retry",
         }
         for name, value in given.items():
-            if name in plain:
+            if name == "access_flags" and not self.limits.incoming_rdma:
+                put(index, "access", int(value) & ~int(INCOMING))
+            elif name in plain:
                 put(index, plain[name], int(value))
             elif name == "timeout":
                 put(index, "timeout_ns", TIMEOUT_UNIT_NS << value if value else 0)
             elif name == "pkey_index":
-                put(index, "pkey", self.pkeys[value])
                 self._pkey_index[index] = value
+            elif name == "port_num":
+                put(index, "port", value)
             elif name == "ah_attr":
                 put(index, "path", path)
                 self._vectors[index] = value
+        if "pkey_index" in given or "port_num" in given:
+            port = int(self.engine.attributes(index)["port"])
+            put(index, "pkey", self.pkey_table(port)[self._pkey_index.get(index, 0)])
+        if self.native is not None:
+            if "alt_ah_attr" in given:
+                self.native.load_alternate(index, given)
+            if "path_mig_state" in given:
+                self.native.set_migration(index, given["path_mig_state"])
 
     def _enter(self, index: int, service: QPType, current: QPState, target: QPState) -> None:
         engine = self.engine
         if target is QPState.RTR:
             if service is QPType.UD:
-                engine.set_attribute(index, "mtu", self.active_mtu)
+                engine.set_attribute(index, "mtu", self.mtu_of(engine.attributes(index)["port"]))
             engine.set_responder(index, engine.attributes(index)["max_dest_rd_atomic"])
         engine.set_state(index, int(target))
         if target is QPState.SQD:
@@ -325,11 +381,23 @@ class ChannelAdapter:
     def query_qp(self, index: int) -> dict[str, Any]:
         """The attributes that a queue pair was given."""
         with self.engine:
+            self._after_migration(index)
             found = self.engine.attributes(index)
+            alternate = None if self.native is None else self.native.alternate(index)
         timeout = int(found["timeout_ns"]) // TIMEOUT_UNIT_NS
+        more: dict[str, Any] = {}
+        if alternate is not None:
+            more = {
+                "alt_ah_attr": alternate.vector,
+                "alt_pkey_index": alternate.pkey_index,
+                "alt_port_num": alternate.vector.port_num,
+                "alt_timeout": alternate.timeout or 0,
+            }
         return {
+            **more,
+            "path_mig_state": PathMigrationState(found["mig_state"]),
             "access_flags": found["access"],
-            "port_num": 1,
+            "port_num": found["port"] or 1,
             "pkey_index": self._pkey_index.get(index, 0),
             "qkey": found["qkey"],
             "path_mtu": found["mtu"],
@@ -345,10 +413,74 @@ class ChannelAdapter:
             "ah_attr": self._vectors.get(index),
         }
 
-    # --- the port -----------------------------------------------------------------------------------------
+    # --- ports --------------------------------------------------------------------------------------------
+
+    @property
+    def ports(self) -> tuple[AdapterPort, ...]:
+        """The InfiniBand ports; none on Ethernet."""
+        return () if self.native is None else self.native.ports
+
+    @property
+    def gid(self) -> Gid:
+        """The first GID of port 1."""
+        return self._gid if self.native is None else self.native.ports[0].gids[0]
+
+    @property
+    def gids(self) -> tuple[Gid, ...]:
+        """The GID table of port 1."""
+        return self.gid_table(1)
+
+    @property
+    def pkeys(self) -> tuple[int, ...]:
+        """The P_Key table of port 1."""
+        return self.pkey_table(1)
+
+    @property
+    def active_mtu(self) -> int:
+        """The MTU of port 1, in bytes."""
+        return self.mtu_of(1)
+
+    def gid_table(self, number: int) -> tuple[Gid, ...]:
+        """The GIDs of a port."""
+        return (self._gid,) if self.native is None else self.native.port(number).gids
+
+    def pkey_table(self, number: int) -> tuple[int, ...]:
+        """The P_Keys of a port; 0 is an empty entry."""
+        return (FULL_MEMBER,) if self.native is None else self.native.port(number).pkeys
+
+    def mtu_of(self, number: int) -> int:
+        """The active MTU of a port, in bytes."""
+        return self._active_mtu if self.native is None else self.native.port(number).mtu
+
+    def port_changed(self, number: int) -> None:
+        """Management has set something of an InfiniBand port: follow, and raise the asynchronous events of it."""
+        if self.native is None:
+            raise InvalidAttributeError("this adapter's port is on Ethernet: nobody manages it")
+        with self.engine:
+            events = self.native.changed(number)
+            if AsyncEventType.PKEY_CHANGE in events:
+                self._renew_pkeys(number)
+        for kind in events:
+            self.event_sink(AsyncEvent(kind, port=number))
+        self.on_work()
+
+    def _renew_pkeys(self, number: int) -> None:
+        """Queue pairs name an entry of the table, and use the key that it holds now (IBA vol. 1, 10.9.1)."""
+        table = self.pkey_table(number)
+        for index, entry in self._pkey_index.items():
+            if self.engine.attributes(index)["port"] == number:
+                self.engine.set_attribute(index, "pkey", table[entry] if entry < len(table) else 0)
+
+    def _after_migration(self, index: int) -> None:
+        """Note that a queue pair's alternate path has become its path."""
+        if self.native is not None and (taken := self.native.migrated(index)):
+            self._vectors[index] = taken.vector
+            self._pkey_index[index] = taken.pkey_index
 
     def port_attributes(self, number: int) -> PortAttributes:
         """Raises `InvalidAttributeError` for a port that the adapter has not."""
+        if self.native is not None:
+            return self.native.attributes(number)
         if number != 1:
             raise InvalidAttributeError(f"port {number}: this adapter has port 1 only")
         return PortAttributes(

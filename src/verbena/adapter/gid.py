@@ -42,3 +42,7 @@ class Gid:
 
     def __str__(self) -> str:
         return f"::ffff:{self.ip}" if self.is_ip4 else str(self.ip)
+
+
+UNSPECIFIED = Gid(bytes(16))
+"""No address."""

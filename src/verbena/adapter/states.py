@@ -65,6 +65,17 @@ TRANSITIONS: dict[tuple[QPState, QPState, QPType], Transition] = {
     **{(s, t, k): _row() for s in QPState for t in (RESET, ERR) for k in QPType},
 }
 
+# Where connections of InfiniBand ports also take an alternate path, and its state (IBA vol. 1, table 91).
+_ALT = frozenset({"alt_ah_attr", "alt_pkey_index", "alt_port_num", "alt_timeout"})
+_MIG = _ALT | {"path_mig_state"}
+ALTERNATE_PATH: dict[tuple[QPState, QPState], frozenset[str]] = {
+    (INIT, RTR): _ALT,
+    (RTR, RTS): _MIG,
+    (RTS, RTS): _MIG,
+    (SQD, SQD): _MIG,
+    (SQD, RTS): _MIG,
+}
+
 # Attribute -> smallest and largest value (IBA vol. 1, 11.2.4.2, and the fields' widths).
 RANGES: dict[str, tuple[int, int]] = {
     "pkey_index": (0, 0xFFFF),
@@ -81,14 +92,22 @@ RANGES: dict[str, tuple[int, int]] = {
     "rnr_retry": (0, 7),
     "access_flags": (0, 31),
 }
+ALTERNATE_RANGES: dict[str, tuple[int, int]] = {
+    "alt_pkey_index": (0, 0xFFFF),
+    "alt_port_num": (1, 255),
+    "alt_timeout": (0, 31),
+    "path_mig_state": (0, 2),
+}
 MTUS = (256, 512, 1024, 2048, 4096)
 
 
-def check(service: QPType, current: QPState, target: QPState, given: Iterable[str]) -> None:
+def check(
+    service: QPType, current: QPState, target: QPState, given: Iterable[str], alternate: bool = False
+) -> None:
     """Raise unless a queue pair of that service may go from `current` to `target` with these attributes.
 
     `InvalidStateError`: there is no such transition.  `InvalidAttributeError`: an attribute is missing, or is not
-    allowed there.
+    allowed there.  alternate: may it have an alternate path?
     """
     row = TRANSITIONS.get((current, target, service))
     if row is None:
@@ -102,8 +121,11 @@ def check(service: QPType, current: QPState, target: QPState, given: Iterable[st
         raise InvalidAttributeError(
             f"{service.name} {current.name} -> {target.name} also needs {', '.join(sorted(missing))}"
         )
-    if extra := names - row.needs - row.allows:
-        allowed = ", ".join(sorted(row.needs | row.allows)) or "none"
+    allows = row.allows
+    if alternate and service is not UD:
+        allows |= ALTERNATE_PATH.get((current, target), frozenset())
+    if extra := names - row.needs - allows:
+        allowed = ", ".join(sorted(row.needs | allows)) or "none"
         raise InvalidAttributeError(
             f"{service.name} {current.name} -> {target.name} does not take {', '.join(sorted(extra))}; "
             f"attributes there: {allowed}"
@@ -124,7 +146,7 @@ def check_value(name: str, value: object) -> None:
     if name == "path_mtu":
         if not isinstance(value, int) or value not in MTUS:
             raise InvalidAttributeError(f"path_mtu = {value!r}: one of {', '.join(map(str, MTUS))}")
-    elif name in RANGES:
-        low, high = RANGES[name]
+    elif name in RANGES or name in ALTERNATE_RANGES:
+        low, high = RANGES.get(name) or ALTERNATE_RANGES[name]
         if not isinstance(value, int) or not low <= value <= high:
             raise InvalidAttributeError(f"{name} = {value!r}: an integer from {low} to {high}")

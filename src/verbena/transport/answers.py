@@ -15,13 +15,13 @@ except ImportError:
 if cython.compiled:
     from cython.cimports.verbena.memory.table import REMOTE_READ
     from cython.cimports.verbena.transport.core import answer_at
-    from cython.cimports.verbena.transport.requester import ask_and_seal, write_bth
+    from cython.cimports.verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import copy, fill, put24, put64
 else:
     from verbena.memory.table import REMOTE_READ
     from verbena.transport.core import answer_at
-    from verbena.transport.requester import ask_and_seal, write_bth
+    from verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from verbena.transport.tables import *
     from verbena.wire.kernels import copy, fill, put24, put64
 
@@ -105,13 +105,14 @@ def refuse(e, q, code, event, reason):
 
 def write_aeth(e, q, b, opcode, syndrome, psn, msn, value):
     """An acknowledgement or an atomic's answer, ready to be sealed; returns its size."""
-    size: cython.size_t = 20
-    write_bth(b, 0, opcode, 0x40, q.pkey, q.destination, psn)
-    b[12] = syndrome
-    put24(b, 13, msn)
+    at: cython.size_t = e.paths[q.path].front
+    size: cython.size_t = at + 20
+    write_bth(b, at, opcode, mig_request(q), q.pkey, q.destination, psn)
+    b[at + 12] = syndrome
+    put24(b, at + 13, msn)
     if opcode == ATOMIC_ACKNOWLEDGE:
-        put64(b, 16, value)
-        size = 28
+        put64(b, at + 16, value)
+        size = at + 28
     e.burst_segment = size
     e.burst_packets = 1
     e.burst_path = q.path
@@ -148,6 +149,7 @@ def read_burst(e, q, a, b, size):
     pad: cython.uint
     total: cython.uint
     head: cython.uint
+    front: cython.uint = e.paths[q.path].front
     opcode: cython.uint
     last: cython.bint
     e.burst_packets = 0
@@ -159,7 +161,7 @@ def read_burst(e, q, a, b, size):
             opcode = READ_RESPONSE_LAST if a.started else READ_RESPONSE_ONLY
         else:
             opcode = READ_RESPONSE_MIDDLE if a.started else READ_RESPONSE_FIRST
-        head = 12 if opcode == READ_RESPONSE_MIDDLE else 16
+        head = front + (12 if opcode == READ_RESPONSE_MIDDLE else 16)
         pad = (4 - (payload & 3)) & 3
         total = head + payload + pad + 4
         if e.burst_packets == 0:
@@ -182,10 +184,10 @@ def read_burst(e, q, a, b, size):
             copy(b, written + head, r.base, a.address - r.address, payload)
         if pad:
             fill(b, written + head + payload, 0, pad)
-        write_bth(b, written, opcode, 0x40 | pad << 4, q.pkey, q.destination, a.psn)
-        if head == 16:
-            b[written + 12] = a.syndrome
-            put24(b, written + 13, a.msn)
+        write_bth(b, written + front, opcode, mig_request(q) | pad << 4, q.pkey, q.destination, a.psn)
+        if opcode != READ_RESPONSE_MIDDLE:
+            b[written + front + 12] = a.syndrome
+            put24(b, written + front + 13, a.msn)
         written += total
         e.burst_packets += 1
         a.address += payload

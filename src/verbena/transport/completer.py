@@ -160,10 +160,11 @@ def acknowledgement(e, q, syndrome, psn, now):
     if kind == AETH_NAK and code == NAK_SEQUENCE:
         if q.gone_back and q.gone_back_psn == q.una_psn:
             return
-        if q.retries_left == 0:
+        if q.retries_left == 0 and not e.migrate(q):
             send_failed(e, q, RETRY_EXC_ERR)
             return
-        q.retries_left -= 1
+        if q.retries_left:
+            q.retries_left -= 1
         go_back(e, q)
     elif kind != AETH_NAK:
         send_failed(e, q, BAD_RESP_ERR)
@@ -235,14 +236,19 @@ def tick(e, q, now):
         q.resume_ns = 0
         e.enlist(q)
     if q.deadline_ns and q.deadline_ns <= now:
-        e.counters[TIMEOUTS] += 1
-        q.deadline_ns = 0
-        if q.retries_left == 0:
-            send_failed(e, q, RETRY_EXC_ERR)
-            return
-        q.retries_left -= 1
-        go_back(e, q)
-        q.deadline_ns = now + q.timeout_ns
+        if q.held:
+            # What was not allowed to leave cannot have been answered: that costs no retry.
+            q.deadline_ns = now + q.timeout_ns
+        else:
+            e.counters[TIMEOUTS] += 1
+            q.deadline_ns = 0
+            if q.retries_left == 0 and not e.migrate(q):
+                send_failed(e, q, RETRY_EXC_ERR)
+                return
+            if q.retries_left:
+                q.retries_left -= 1
+            go_back(e, q)
+            q.deadline_ns = now + q.timeout_ns if q.timeout_ns else 0
     if q.resume_ns:
         e.schedule(q, q.resume_ns)
     if q.deadline_ns:

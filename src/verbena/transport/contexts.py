@@ -31,6 +31,18 @@ class Contexts(Tables):
             if q.path >= 0:
                 self.free_path(q.path)
             q.path = value
+        elif name == "alt_path":
+            if q.alt_path >= 0:
+                self.free_path(q.alt_path)
+            q.alt_path = value
+        elif name == "alt_pkey":
+            q.alt_pkey = value
+        elif name == "alt_timeout_ns":
+            q.alt_timeout_ns = value
+        elif name == "mig_state":
+            q.mig_state, q.mig_refused = value, False
+        elif name == "port":
+            q.port = value
         elif name == "mtu":
             q.mtu = value
             q.window_max = min(max(self.window_bytes // value, 8), 1 << 20)
@@ -88,6 +100,12 @@ class Contexts(Tables):
             "send_psn": q.send_psn,
             "unacknowledged_psn": q.una_psn,
             "window": q.window,
+            "path": q.path,
+            "alt_path": q.alt_path,
+            "alt_pkey": q.alt_pkey,
+            "alt_timeout_ns": q.alt_timeout_ns,
+            "mig_state": q.mig_state,
+            "port": q.port,
         }
 
     def set_state(self, index, state):
@@ -123,6 +141,10 @@ class Contexts(Tables):
         if q.path >= 0:
             self.free_path(q.path)
             q.path = -1
+        if q.alt_path >= 0:
+            self.free_path(q.alt_path)
+            q.alt_path = -1
+        q.mig_state, q.mig_refused = MIG_MIGRATED, False
 
     def queue_depth(self, index):
         """Receive requests that wait in a queue."""

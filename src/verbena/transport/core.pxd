@@ -24,6 +24,9 @@ cdef class Core(Schedule):
     cdef uint32_t burst_packets
     cdef int32_t burst_path
     cdef public uint32_t burst_limit  # packets of a burst at most
+    # Where the packet that is being executed came in (native InfiniBand)
+    cdef uint32_t rx_slid, rx_sl, rx_path_bits
+    cdef uint32_t rx_number  # of the port
 
     cdef void acquire(self)
     cdef void release(self)
@@ -33,6 +36,7 @@ cdef class Core(Schedule):
     cdef void complete_recv(self, QueuePair *q, int status, int opcode, uint64_t length, int flags,
                             uint32_t immediate, uint32_t source_qpn, bint solicited) noexcept nogil
     cdef bint take_receive(self, QueuePair *q) noexcept nogil
+    cdef bint migrate(self, QueuePair *q) noexcept nogil
     cdef void fail(self, QueuePair *q) noexcept nogil
     cdef void flush(self, QueuePair *q) noexcept nogil
     cdef void flush_send(self, QueuePair *q) noexcept nogil

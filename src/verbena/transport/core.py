@@ -34,6 +34,8 @@ class Core(Schedule):
     def __init__(self, *arguments, lock=None):
         super().__init__(*arguments)
         self._lock = lock
+        self.rx_slid = self.rx_sl = self.rx_path_bits = 0
+        self.rx_number = 1
         self.burst_limit = BURST_PACKETS
         self.renew_lock()
 
@@ -115,6 +117,10 @@ class Core(Schedule):
         c.status = entry.status
         c.opcode = entry.opcode
         c.flags = entry.flags
+        c.slid = entry.slid
+        c.sl = entry.sl
+        c.path_bits = entry.path_bits
+        c.port = entry.port
         ring.head += 1
         if ring.armed == 2 or (ring.armed == 1 and (solicited or entry.status != SUCCESS)):
             ring.armed = 0
@@ -147,6 +153,7 @@ class Core(Schedule):
         entry.source_qpn = q.destination
         entry.status = status
         entry.flags = 0
+        entry.slid = entry.sl = entry.path_bits = entry.port = 0
         if w.operation == WR_RDMA_READ:
             entry.opcode = WC_RDMA_READ
         elif w.operation == WR_ATOMIC_CMP_AND_SWP:
@@ -174,6 +181,10 @@ class Core(Schedule):
         entry.status = status
         entry.opcode = opcode
         entry.flags = flags
+        entry.slid = entry.sl = entry.path_bits = entry.port = 0
+        if status == SUCCESS:
+            entry.slid, entry.sl = self.rx_slid, self.rx_sl
+            entry.path_bits, entry.port = self.rx_path_bits, self.rx_number
         self.push(q.recv_cq, cython.address(entry) if cython.compiled else entry, solicited)
 
     def take_receive(self, q):
@@ -209,6 +220,10 @@ class Core(Schedule):
         if limit and queue.head - queue.tail < queue.limit:
             queue.limit = 0
             self.report(REPORT_ASYNC, ASYNC_SRQ_LIMIT_REACHED, at)
+
+    def migrate(self, q):
+        """Go on by the alternate path; False when the queue pair has none that is armed (see `native`)."""
+        return False
 
     def fail(self, q):
         """Move a queue pair to the error state and flush it (IBA vol. 1, 10.3.1.8)."""

@@ -6,6 +6,9 @@ from verbena.transport.tables cimport QueuePair
 
 cdef enum:
     LARGEST_PAYLOAD = 4096
+    MULTICAST_QPN = 0xFFFFFF
+    VIOLATION_PKEY = 257  # the numbers of the traps (IBA vol. 1, 14.2.5.1)
+    VIOLATION_QKEY = 258
 
 cdef uint8_t _heads[256]
 cdef uint8_t _bodies[256]
@@ -18,6 +21,14 @@ cdef class Engine(Sources):
     cdef void take_burst(self, uint8_t *b, size_t n, size_t segment, uint8_t *source, uint32_t port,
                          uint32_t first, uint64_t now) noexcept nogil
     cdef void take_packet(self, uint8_t *b, size_t at, size_t n, uint32_t place, uint64_t now) noexcept nogil
+    cdef void execute(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t code, uint32_t pad,
+                      uint64_t now) noexcept nogil
+    cdef bint from_peer(self, QueuePair *q, uint8_t *b) noexcept nogil
+    cdef bint to_members(self, uint8_t *b, size_t at, size_t n, uint32_t code, uint32_t pad) noexcept nogil
+    cdef void violation(self, QueuePair *q, uint8_t *b, size_t at, uint32_t trap) noexcept nogil
+    cdef int write_grh(self, uint8_t *b, size_t n) noexcept nogil
+    cdef bint must_wait(self, QueuePair *q) noexcept nogil
+    cdef bint stays_inside(self, uint8_t *b, size_t n, uint64_t now) noexcept nogil
     cdef bint right_partition(self, QueuePair *q, uint32_t pkey) noexcept nogil
     cdef void datagram(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t pad,
                        bint solicited) noexcept nogil

@@ -109,7 +109,6 @@ class Engine(Sources):
         code: cython.uint
         head: cython.uint
         pad: cython.uint
-        opcode: cython.uint
         qpn: cython.uint
         dropped: cython.int
         self.counters[RX_PACKETS] += 1
@@ -143,6 +142,8 @@ class Engine(Sources):
             self.counters[RX_CONGESTION] += 1
             return
         qpn = get24(b, at + 5)
+        if qpn == MULTICAST_QPN and self.to_members(b, at, n, code, pad):
+            return
         if (qpn & 0xFFFF) >= cython.cast(cython.uint, self.max_qp):
             self.counters[DROP_NO_QP] += 1
             return
@@ -150,6 +151,11 @@ class Engine(Sources):
         if not q or q.qpn != qpn:
             self.counters[DROP_NO_QP] += 1
             return
+        self.execute(q, b, at, n, code, pad, now)
+
+    def execute(self, q, b, at, n, code, pad, now):
+        """A whole packet for this queue pair: is it one that it may take, and does it come from where it should?"""
+        opcode: cython.uint
         if q.service != code >> 5:
             self.counters[DROP_SERVICE] += 1
             return
@@ -159,11 +165,12 @@ class Engine(Sources):
             return
         if not self.right_partition(q, get16(b, at + 2)):
             self.counters[DROP_PKEY] += 1
+            self.violation(q, b, at, VIOLATION_PKEY)
             return
         if q.service == UD:
             self.datagram(q, b, at, n - 4, opcode, pad, (b[at + 1] & 0x80) != 0)
             return
-        if not same(self.rx_source, 0, self.paths[q.path].remote, 0, 16):
+        if not self.from_peer(q, b):
             self.counters[DROP_SOURCE] += 1
             return
         if is_response(opcode):
@@ -182,6 +189,17 @@ class Engine(Sources):
                 (b[at + 8] & 0x80) != 0,
             )
 
+    def from_peer(self, q, b):
+        """Does the packet come from the peer that the queue pair is connected to?"""
+        return same(self.rx_source, 0, self.paths[q.path].remote, 0, 16)
+
+    def to_members(self, b, at, n, code, pad):
+        """Execute a multicast packet for its group's members; False where there is no multicast (see `native`)."""
+        return False
+
+    def violation(self, q, b, at, trap):
+        """A packet showed a wrong key: report it to management (see `native`)."""
+
     def right_partition(self, q, pkey):
         """Same partition, and not limited members both (IBA vol. 1, 10.9.3)."""
         return (pkey & 0x7FFF) == (q.pkey & 0x7FFF) and ((pkey | q.pkey) & 0x8000) != 0
@@ -191,11 +209,13 @@ class Engine(Sources):
         immediate: cython.bint = opcode == SEND_ONLY_IMM
         head: cython.uint = 24 if immediate else 20
         payload: cython.uint = cython.cast(cython.uint, n - head - pad)
+        flags: cython.int
         if opcode != SEND_ONLY and not immediate:
             self.counters[DROP_OPCODE] += 1
             return
         if get32(b, at + 12) != q.qkey:
             self.counters[DROP_QKEY] += 1
+            self.violation(q, b, at, VIOLATION_QKEY)
             return
         if payload > q.mtu:
             self.counters[DROP_LENGTH] += 1
@@ -206,8 +226,32 @@ class Engine(Sources):
         if payload + GRH_SPACE > q.recv_length:
             self.counters[DROP_TOO_LONG] += 1
             return
-        # The socket does not show the IP header: what it said of source, destination and length is known, the
-        # fields that a network may change are not, and are set to their usual values.
+        flags = self.write_grh(b, n)
+        if (
+            flags and not self.scatter(q.domain, q.recv_sge, 0, q.recv_sges, 0, self.grh, 0, GRH_SPACE)
+        ) or not self.scatter(q.domain, q.recv_sge, 0, q.recv_sges, GRH_SPACE, b, at + head, payload):
+            self.counters[DROP_PROTECTION] += 1
+            self.complete_recv(q, LOC_PROT_ERR, WC_RECV, 0, 0, 0, 0, False)
+            self.fail(q)
+            return
+        self.counters[RX_ACCEPTED] += 1
+        self.complete_recv(
+            q,
+            SUCCESS,
+            WC_RECV,
+            payload + GRH_SPACE,
+            flags | (WC_WITH_IMM if immediate else 0),
+            get32(b, at + 20) if immediate else 0,
+            get24(b, at + 17),
+            solicited,
+        )
+
+    def write_grh(self, b, n):
+        """The global header that goes in front of a datagram of n bytes (CRC not counted), and whether there is one.
+
+        The socket does not show the IP header: what it said of source, destination and length is known, the fields
+        that a network may change are not, and are set to their usual values.
+        """
         fill(self.grh, 0, 0, GRH_SPACE)
         if self.rx_is_ip4:
             self.grh[20] = 0x45
@@ -223,24 +267,15 @@ class Engine(Sources):
             self.grh[7] = 64
             copy(self.grh, 8, self.rx_source, 0, 16)
             copy(self.grh, 24, self.own_gid, 0, 16)
-        if not self.scatter(
-            q.domain, q.recv_sge, 0, q.recv_sges, 0, self.grh, 0, GRH_SPACE
-        ) or not self.scatter(q.domain, q.recv_sge, 0, q.recv_sges, GRH_SPACE, b, at + head, payload):
-            self.counters[DROP_PROTECTION] += 1
-            self.complete_recv(q, LOC_PROT_ERR, WC_RECV, 0, 0, 0, 0, False)
-            self.fail(q)
-            return
-        self.counters[RX_ACCEPTED] += 1
-        self.complete_recv(
-            q,
-            SUCCESS,
-            WC_RECV,
-            payload + GRH_SPACE,
-            WC_GRH | (WC_WITH_IMM if immediate else 0),
-            get32(b, at + 20) if immediate else 0,
-            get24(b, at + 17),
-            solicited,
-        )
+        return WC_GRH
+
+    def must_wait(self, q):
+        """Is the queue pair's way out closed for now?  It is called when that opens again (see `native`)."""
+        return False
+
+    def stays_inside(self, b, n, now):
+        """Is the burst just made not for the wire?  Then it is delivered, or dropped, already (see `native`)."""
+        return False
 
     def make_answers(self, q, b, size):
         q.answers_turn = False
@@ -259,6 +294,8 @@ class Engine(Sources):
             q = self.next_ready()
             if not q:
                 return 0
+            if self.must_wait(q):
+                continue
             n = 0
             if q.answers_turn:
                 n = self.make_answers(q, b, size)
@@ -271,7 +308,8 @@ class Engine(Sources):
                 self.enlist(q)
                 self.counters[TX_PACKETS] += self.burst_packets
                 self.counters[TX_BYTES] += n
-                return n
+                if not self.stays_inside(b, n, now):
+                    return n
 
     def run_timers(self, now):
         """Serve the queue pairs whose timers are over."""

@@ -80,8 +80,25 @@ class AsyncEventType(IntEnum):
     QP_ACCESS_ERR = 3
     COMM_EST = 4
     SQ_DRAINED = 5
+    PATH_MIG = 6
+    PATH_MIG_ERR = 7
+    PORT_ACTIVE = 9
+    PORT_ERR = 10
+    LID_CHANGE = 11
+    PKEY_CHANGE = 12
+    SM_CHANGE = 13
     SRQ_LIMIT_REACHED = 15
     QP_LAST_WQE_REACHED = 16
+    GID_CHANGE = 18
+
+
+class PathMigrationState(IntEnum):
+    """Where a connection stands with its alternate path (IBA vol. 1, 17.2.8.1): MIGRATED, it has none, or none that is
+    armed; REARM, it waits for the peer to be so, too; ARMED, it migrates when it must."""
+
+    MIGRATED = 0
+    REARM = 1
+    ARMED = 2
 
 
 class AckPolicy(Enum):

@@ -14,6 +14,7 @@ cdef bint has_immediate(uint32_t opcode) noexcept nogil
 cdef uint32_t header_size(uint32_t opcode, uint32_t service) noexcept nogil
 cdef void write_bth(uint8_t *b, size_t at, uint32_t opcode, uint32_t flags, uint32_t pkey, uint32_t qpn,
                     uint32_t psn) noexcept nogil
+cdef uint32_t mig_request(QueuePair *q) noexcept nogil
 cdef void write_extended(uint8_t *b, size_t at, QueuePair *q, SendWqe *w, uint32_t opcode, uint64_t offset,
                          uint64_t length) noexcept nogil
 cdef size_t send_burst(Core e, QueuePair *q, uint8_t *b, size_t size, uint64_t now) noexcept nogil

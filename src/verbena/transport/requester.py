@@ -21,6 +21,7 @@ except ImportError:
 if cython.compiled:
     from cython.cimports.verbena.memory.table import LOCAL_WRITE
     from cython.cimports.verbena.transport.core import send_at
+    from cython.cimports.verbena.transport.route import seal_route
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import (
         fill,
@@ -35,6 +36,7 @@ if cython.compiled:
 else:
     from verbena.memory.table import LOCAL_WRITE
     from verbena.transport.core import send_at
+    from verbena.transport.route import seal_route
     from verbena.transport.tables import *
     from verbena.wire.kernels import (
         fill,
@@ -175,6 +177,11 @@ def write_bth(b, at, opcode, flags, pkey, qpn, psn):
     put24(b, at + 9, psn)
 
 
+def mig_request(q):
+    """The BTH's MigReq bit: set while the connection has migrated (IBA vol. 1, 17.2.8.1), as it is from the start."""
+    return 0x40 if q.mig_state == MIG_MIGRATED else 0
+
+
 def write_extended(b, at, q, w, opcode, offset, length):
     """The headers between the BTH and the payload; `offset`, `length` are what a READ request asks for."""
     if q.service == UD:
@@ -201,6 +208,7 @@ def send_burst(e, q, b, size, now):
     """Write the next burst of requests: packets of one size and path, the last perhaps shorter.  Returns its bytes."""
     written: cython.size_t = 0
     packet: cython.uint
+    front: cython.uint
     head: cython.uint
     payload: cython.uint
     pad: cython.uint
@@ -233,10 +241,11 @@ def send_burst(e, q, b, size, now):
         else:
             payload = cython.cast(cython.uint, w.length - offset) if last else q.mtu
             opcode = send_opcode(w, packet == 0, last)
-        head = header_size(opcode, q.service)
+        path = w.path if q.service == UD else q.path
+        front = e.paths[path].front
+        head = front + header_size(opcode, q.service)
         pad = (4 - (payload & 3)) & 3
         total = head + payload + pad + 4
-        path = w.path if q.service == UD else q.path
         if e.burst_packets == 0:
             e.burst_segment = total
             e.burst_path = path
@@ -254,20 +263,20 @@ def send_burst(e, q, b, size, now):
             fill(b, written + head + payload, 0, pad)
         write_bth(
             b,
-            written,
+            written + front,
             opcode | q.service << 5,
             (
                 0x80
                 if last and w.flags & SOLICITED and w.operation != WR_RDMA_WRITE and not is_read_or_atomic(w)
                 else 0
             )
-            | 0x40
+            | mig_request(q)
             | pad << 4,
             q.pkey,
             w.remote_qpn if q.service == UD else q.destination,
             q.send_psn,
         )
-        write_extended(b, written + 12, q, w, opcode, offset if opcode == READ_REQUEST else 0, length)
+        write_extended(b, written + front + 12, q, w, opcode, offset if opcode == READ_REQUEST else 0, length)
         written += total
         e.burst_packets += 1
         advance(e, q, w, covered)
@@ -308,6 +317,9 @@ def ask_and_seal(e, q, b, n, ask):
     base: cython.uint
     crc: cython.uint
     p = e.paths[e.burst_path]
+    if p.front:
+        seal_route(e, p, b, n, ask)
+        return
     base = seed(p.prefix, p.is_ip4, e.burst_segment)
     for i in range(e.burst_packets):
         length = e.burst_segment

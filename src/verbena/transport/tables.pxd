@@ -110,6 +110,7 @@ cdef enum:  # answers that wait to be sent
 cdef enum:  # reports to the software above, in `Core.reports`
     REPORT_CQ = 0  # a completion queue's notification came due; a = queue
     REPORT_ASYNC = 1  # an asynchronous event; a = its type (ASYNC_*), b = queue pair, queue or shared queue
+    REPORT_VIOLATION = 2  # a packet with a wrong key; a = the port, see `NativeEngine.violations`
 
 cdef enum:  # asynchronous events, values as in Linux' enum ibv_event_type
     ASYNC_CQ_ERR = 0
@@ -118,8 +119,15 @@ cdef enum:  # asynchronous events, values as in Linux' enum ibv_event_type
     ASYNC_QP_ACCESS_ERR = 3
     ASYNC_COMM_EST = 4
     ASYNC_SQ_DRAINED = 5
+    ASYNC_PATH_MIG = 6
+    ASYNC_PATH_MIG_ERR = 7
     ASYNC_SRQ_LIMIT_REACHED = 15
     ASYNC_QP_LAST_WQE_REACHED = 16
+
+cdef enum:  # path migration states, values as in Linux' enum ibv_mig_state (IBA vol. 1, 17.2.8.1)
+    MIG_MIGRATED = 0
+    MIG_REARM = 1
+    MIG_ARMED = 2
 
 cdef enum:  # places in Core.counters; their names are in state.COUNTERS, in the same order
     TX_PACKETS
@@ -163,6 +171,22 @@ cdef enum:  # places in Core.counters; their names are in state.COUNTERS, in the
     DROP_CQ_OVERFLOW
     DROP_TX_NO_ROUTE
     DROP_RX_SOCKET
+    RX_REPLICATED
+    PATH_MIGRATIONS
+    TX_HELD
+    DROP_LINK_VERSION
+    DROP_LINK_LENGTH
+    DROP_PORT_STATE
+    DROP_VL15
+    DROP_DLID
+    DROP_RAW
+    DROP_GRH_VERSION
+    DROP_GRH_HEADER
+    DROP_GRH_LENGTH
+    DROP_DGID
+    DROP_WRONG_PORT
+    DROP_MULTICAST
+    DROP_TX_PORT_DOWN
     COUNTER_COUNT
 
 cdef enum:
@@ -220,9 +244,13 @@ cdef struct Cqe:
     uint32_t immediate
     uint32_t qpn
     uint32_t source_qpn
+    uint32_t slid
     uint8_t status
     uint8_t opcode
     uint8_t flags
+    uint8_t sl
+    uint8_t path_bits
+    uint8_t port
 
 cdef struct CompletionRing:
     Cqe *ring
@@ -244,6 +272,17 @@ cdef struct Path:
     uint32_t flow_label
     bint is_ip4
     bint loopback  # the destination is this adapter
+    # Native InfiniBand only (see `route`):
+    uint8_t route[48]  # LRH, and GRH if there is one, as they are sent; the lengths change with each packet
+    uint8_t own[16]  # SGID
+    uint32_t front  # bytes in front of the BTH: 0 (RoCE), 8 (LRH) or 48 (LRH and GRH)
+    uint32_t port  # the number of the port that packets leave from
+    uint32_t loop_port  # the own port that they are for, when they stay inside
+    uint32_t slid
+    uint32_t dlid
+    uint32_t sl
+    uint32_t path_bits
+    uint32_t sgid_index
     bint live
 
 cdef struct Answer:
@@ -274,10 +313,16 @@ cdef struct QueuePair:
     int32_t recv_cq
     int32_t recv_queue
     int32_t path
+    int32_t alt_path  # -1 = none
+    int32_t held_next  # the next in the line of those that wait for the same port; -1 = the last
     uint32_t mtu
     uint32_t qkey
     uint32_t access
     uint32_t pkey
+    uint32_t port  # native: the number of the port that it uses
+    uint32_t held_port
+    uint32_t alt_pkey
+    uint64_t alt_timeout_ns
     uint64_t timeout_ns  # 0 = wait for ever
     uint64_t min_rnr_code
     uint32_t retry_count
@@ -290,6 +335,9 @@ cdef struct QueuePair:
     bint ack_each  # acknowledge every request packet (document 003); else coalesce (IBA 9.7.5.1.2)
     bint established
     bint live
+    bint held  # its path is closed for now, see `NativeEngine.set_open`
+    bint mig_refused  # PATH_MIG_ERR was reported
+    uint8_t mig_state
     # requester
     SendWqe *sq
     Sge *sge  # max_send_sge for each place of the ring

@@ -65,6 +65,22 @@ COUNTERS = (
     "drop.cq_overflow",
     "drop.tx_no_route",
     "drop.rx_socket",
+    "rx.replicated",
+    "path.migrations",
+    "tx.held",
+    "drop.link_version",
+    "drop.link_length",
+    "drop.port_state",
+    "drop.vl15",
+    "drop.dlid",
+    "drop.raw",
+    "drop.grh_version",
+    "drop.grh_header",
+    "drop.grh_length",
+    "drop.dgid",
+    "drop.wrong_port",
+    "drop.multicast",
+    "drop.tx_port_down",
 )
 
 
@@ -329,6 +345,7 @@ class Tables:
         q.service, q.domain, q.send_cq, q.recv_cq = service, domain, send_cq, recv_cq
         q.recv_queue, q.sq_size, q.sq_mask = recv_queue, sq_size, places - 1
         q.max_send_sge, q.max_inline, q.path, q.live = sges, max_inline, -1, True
+        q.alt_path, q.held_next = -1, -1
         self.qps[at] = q
         to_send.users += 1
         to_receive.users += 1
@@ -344,6 +361,8 @@ class Tables:
         self.cqs[q.recv_cq].users -= 1
         if q.path >= 0:
             self.free_path(q.path)
+        if q.alt_path >= 0:
+            self.free_path(q.alt_path)
         self.forget(q)
         if cython.compiled:
             free(q.sq)

@@ -39,6 +39,10 @@ cdef class CompletionQueueEntry:
     cdef readonly uint64_t byte_len
     cdef readonly uint32_t qp_num
     cdef readonly uint32_t src_qp
+    cdef readonly uint32_t slid
+    cdef readonly int sl
+    cdef readonly int path_bits
+    cdef readonly int port
     cdef uint32_t _immediate
     cdef int _status
     cdef int _opcode
@@ -52,6 +56,7 @@ cdef class Destination:
 cdef class Work(Core):
     cdef uint32_t listed  # entries of the list that `put_list` copied last
     cdef uint64_t put_list(self, Sge *sge, uint32_t at, object entries, uint32_t limit) except? 1
+    cdef bint may_post(self, QueuePair *q, int path) except False
     cdef bint aim(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint _send(self, QueuePair *q, WorkRequest request) except False
     cdef bint _receive(self, RecvQueue *queue, object request) except False

@@ -168,7 +168,9 @@ class CompletionQueueEntry:
     """How a work request ended (IBA vol. 1, 11.4.2.1).
 
     wr_id, status (a `CompletionStatus`), opcode (a `CompletionOpcode`), byte_len (bytes received or read), qp_num,
-    src_qp (the sender, for datagrams), imm_data (or None), invalidated_rkey (or None), flags.
+    src_qp (the sender, for datagrams), imm_data (or None), invalidated_rkey (or None), flags.  Of what was received:
+    port (the number of the port), and, on native InfiniBand, slid, sl and path_bits (the low bits of the destination
+    LID) as the packet had them.
     """
 
     @property
@@ -337,6 +339,8 @@ class Work(Core):
             w.remote_qpn = request.remote_qpn
             # A Q_Key with its top bit set stands for the queue pair's own (IBA vol. 1, 10.2.5).
             w.remote_qkey = q.qkey if request.remote_qkey >> 31 and q.qpn != 1 else request.remote_qkey
+        if q.state == RTS or q.state == SQD:
+            self.may_post(q, w.path if q.service == UD else q.path)
         if operation == WR_ATOMIC_CMP_AND_SWP or operation == WR_ATOMIC_FETCH_AND_ADD:
             if total != 8:
                 raise InvalidAttributeError(
@@ -377,6 +381,10 @@ class Work(Core):
             self.enlist(q)
         return True
 
+    def may_post(self, q, path):
+        """Raise unless requests may be posted for this path now (see `native`)."""
+        return True
+
     def aim(self, q, w, request):
         """Give a datagram the path of its address handle."""
         if request.ah is None:
@@ -410,6 +418,10 @@ class Work(Core):
             entry.byte_len = c.length
             entry.qp_num = c.qpn
             entry.src_qp = c.source_qpn
+            entry.slid = c.slid
+            entry.sl = c.sl
+            entry.path_bits = c.path_bits
+            entry.port = c.port
             entry._immediate = c.immediate
             entry._status = c.status
             entry._opcode = c.opcode

@@ -61,11 +61,10 @@ class Context:
     def query_gid(self, port: int = 1, index: int = 0) -> Gid:
         """An entry of the GID table; raises `InvalidAttributeError` beyond its end."""
         self.query_port(port)
-        if not 0 <= index < len(self.adapter.gids):
-            raise InvalidAttributeError(
-                f"GID index {index}: the table has entries 0 to {len(self.adapter.gids) - 1}"
-            )
-        return self.adapter.gids[index]
+        table = self.adapter.gid_table(port)
+        if not 0 <= index < len(table):
+            raise InvalidAttributeError(f"GID index {index}: the table has entries 0 to {len(table) - 1}")
+        return table[index]
 
     @property
     def gids(self) -> tuple[Gid, ...]:
@@ -75,11 +74,10 @@ class Context:
     def query_pkey(self, port: int = 1, index: int = 0) -> int:
         """An entry of the P_Key table, 16 bits; raises `InvalidAttributeError` beyond its end."""
         self.query_port(port)
-        if not 0 <= index < len(self.adapter.pkeys):
-            raise InvalidAttributeError(
-                f"P_Key index {index}: the table has entries 0 to {len(self.adapter.pkeys) - 1}"
-            )
-        return self.adapter.pkeys[index]
+        table = self.adapter.pkey_table(port)
+        if not 0 <= index < len(table):
+            raise InvalidAttributeError(f"P_Key index {index}: the table has entries 0 to {len(table) - 1}")
+        return table[index]
 
     def counters(self) -> dict[str, int]:
         """Everything counted so far: packets and bytes, retries, and every drop under its reason."""

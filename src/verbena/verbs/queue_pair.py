@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, Endpoint, QPAttributes, QPCapabilities
+from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError
 from verbena.memory.access import Access
-from verbena.transport.kinds import QPState, QPType
+from verbena.transport.kinds import PathMigrationState, QPState, QPType
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.completion import CompletionQueue, require_cq
 
@@ -93,7 +94,9 @@ class QueuePair:
 
         port_num, pkey_index, qkey, access_flags, path_mtu (bytes), dest_qp_num, rq_psn, sq_psn, max_rd_atomic,
         max_dest_rd_atomic, min_rnr_timer (code 0..31), timeout (4.096 us * 2^n; 0 = for ever), retry_cnt (0..7),
-        rnr_retry (0..7; 7 = for ever), ah_attr (an `AddressVector`).
+        rnr_retry (0..7; 7 = for ever), ah_attr (an `AddressVector`).  On InfiniBand also the alternate path of a
+        connection: alt_ah_attr, alt_pkey_index, alt_port_num, alt_timeout, and path_mig_state: REARM lets the adapter
+        migrate to it when it must, MIGRATED migrates now, if it is armed (IBA vol. 1, 17.2.8).
 
         Which of them a transition needs and allows: `adapter.states.TRANSITIONS`.  Raises `InvalidStateError`,
         `InvalidAttributeError`; then nothing was changed.
@@ -119,8 +122,20 @@ class QueuePair:
     @property
     def endpoint(self) -> Endpoint:
         """What the peer needs to know to connect by hand: send it there by any means."""
+        return self.endpoint_at(self._port())
+
+    def endpoint_at(self, port_num: int = 1, *, path_bits: int = 0, gid_index: int = 0) -> Endpoint:
+        """`endpoint`, for one of several ports, LIDs and GIDs; what is chosen here is to be used in `connect`, too."""
         self._checked()
-        return Endpoint(self.context.adapter.gid, self.qp_num, self._psn)
+        port = self.context.query_port(port_num)
+        if not 0 <= path_bits < 1 << port.lmc:
+            raise InvalidAttributeError(f"path_bits = {path_bits}: port {port_num} has {1 << port.lmc} LIDs")
+        gid = self.context.query_gid(port_num, gid_index)
+        return Endpoint(gid, self.qp_num, self._psn, port.lid + path_bits if port.lid else 0)
+
+    def _port(self) -> int:
+        """The number of the port that it was given, or 1."""
+        return int(self._engine.attributes(self._checked())["port"]) or 1
 
     def connect(
         self,
@@ -135,11 +150,25 @@ class QueuePair:
         min_rnr_timer: int = 12,
         traffic_class: int = 0,
         hop_limit: int = 64,
+        port_num: int | None = None,
+        pkey_index: int = 0,
+        sl: int = 0,
+        src_path_bits: int = 0,
+        sgid_index: int = 0,
+        dlid: int | None = None,
+        is_global: bool | None = None,
+        alternate: AddressVector | None = None,
     ) -> None:
         """Connect to the peer's `endpoint`: RESET or INIT to RTS (RC and UC).  Both sides do it, in any order.
 
         mtu: path MTU in bytes, by default the port's.  The other values are those of `modify`; both sides must agree
         on mtu.
+
+        On InfiniBand port_num, pkey_index, sl, src_path_bits, sgid_index say how packets leave; dlid, by default the
+        endpoint's LID, is that of the router where the peer is in another subnet.  alternate: another path, which the
+        connection migrates to when this one fails; both sides must give one.
+
+        Raises `PortStateError` when the port is not ACTIVE or has no LID.
         """
         if self.type is QPType.UD:
             raise InvalidAttributeError("a datagram queue pair has no peer: use activate()")
@@ -147,12 +176,25 @@ class QueuePair:
             raise InvalidAttributeError(
                 f"remote: the peer's Endpoint is needed (its qp.endpoint), not {type(remote).__name__}"
             )
+        port = port_num or self._port()
+        if self._adapter.native is not None:
+            self._adapter.native.require_active(port)
+        vector = AddressVector(
+            gid=remote.gid,
+            traffic_class=traffic_class,
+            hop_limit=hop_limit,
+            port_num=port,
+            sl=sl,
+            src_path_bits=src_path_bits,
+            sgid_index=sgid_index,
+            dlid=remote.lid if dlid is None else dlid,
+            is_global=is_global,
+        )
         if self.state is QPState.RESET:
-            self.modify(QPState.INIT, port_num=1, pkey_index=0, access_flags=access)
-        vector = AddressVector(gid=remote.gid, traffic_class=traffic_class, hop_limit=hop_limit)
+            self.modify(QPState.INIT, port_num=port, pkey_index=pkey_index, access_flags=access)
         path: dict[str, Any] = {
             "ah_attr": vector,
-            "path_mtu": mtu or self._adapter.active_mtu,
+            "path_mtu": mtu or self._adapter.mtu_of(port),
             "dest_qp_num": remote.qp_num,
             "rq_psn": remote.psn,
         }
@@ -169,14 +211,43 @@ class QueuePair:
         else:
             self.modify(QPState.RTR, **path)
             self.modify(QPState.RTS, sq_psn=self._psn)
+        if alternate is not None:
+            self.modify(alt_ah_attr=alternate, path_mig_state=PathMigrationState.REARM)
 
-    def activate(self, qkey: int = 0x11111111) -> None:
+    def activate(self, qkey: int = 0x11111111, *, port_num: int = 1, pkey_index: int = 0) -> None:
         """Bring a datagram queue pair from RESET to RTS; `qkey` is what senders must show."""
         if self.type is not QPType.UD:
             raise InvalidAttributeError(f"a {self.type.name} queue pair needs a peer: use connect()")
-        self.modify(QPState.INIT, port_num=1, pkey_index=0, qkey=qkey)
+        self.modify(QPState.INIT, port_num=port_num, pkey_index=pkey_index, qkey=qkey)
         self.modify(QPState.RTR)
         self.modify(QPState.RTS, sq_psn=self._psn)
+
+    def attach_mcast(self, gid: Gid, lid: int = 0) -> None:
+        """Attach a datagram queue pair to a multicast group (IBA vol. 1, 11.3.1): its GID, and LID (0: any).
+
+        Packets for the group that arrive at the queue pair's port come to all that are attached, those that this
+        adapter sends included.
+        """
+        self._multicast(gid, lid)
+        with self._engine:
+            self._engine.attach(self._checked(), gid.raw, lid)
+
+    def detach_mcast(self, gid: Gid, lid: int = 0) -> None:
+        """Detach it again, named as it was attached; raises `InvalidAttributeError` when it was not."""
+        self._multicast(gid, lid)
+        with self._engine:
+            if not self._engine.detach(self._checked(), gid.raw, lid):
+                raise InvalidAttributeError(f"the queue pair is not attached to {gid}, LID {lid:#x}")
+
+    def _multicast(self, gid: Gid, lid: int) -> None:
+        if self._adapter.native is None or self.type is not QPType.UD:
+            raise InvalidAttributeError("only datagram queue pairs of InfiniBand ports have multicast groups")
+        if not isinstance(gid, Gid) or gid.raw[0] != 0xFF:
+            raise InvalidAttributeError(f"gid = {gid}: a multicast GID begins with ff")
+        if not isinstance(lid, int) or (lid and not 0xC000 <= lid <= 0xFFFE):
+            raise InvalidAttributeError(
+                f"lid = {lid!r}: a multicast LID is 0xc000 to 0xfffe, 0 stands for any"
+            )
 
     # --- work ---------------------------------------------------------------------------------------------
 
