@@ -1,12 +1,8 @@
 """The transport on native InfiniBand: packets with LRH and perhaps GRH, through the ports of an adapter.
 
-`NativeEngine` adds to the engine what lies between the transport headers and the link: which port a packet leaves
-from and whether that may send now, whether a packet that arrives is for its port (checked in the order of IBA vol. 1,
-7.8 and 9.6: link header, global header, then the transport's own), multicast groups, packets that never leave the
-adapter, and the migration of a connection to its alternate path (17.2.8).
-
-A port's state, addresses and keys are set by whoever manages it (`set_port`); what its link can take, by whoever
-drives it (`set_open`).
+What arrives is checked in the order of IBA vol. 1, 7.8 and 9.6 (link header, global header, and then, as everywhere,
+the transport's own), and handed to the queue pair, or to all that are attached to a multicast group.  What is for this
+adapter itself never leaves it.
 """
 
 from __future__ import annotations
@@ -16,14 +12,19 @@ try:
 except ImportError:
     from verbena import _cython_stub as cython
 
-from verbena.errors import InvalidAttributeError, PortStateError
-from verbena.transport.engine import Engine
+from verbena.errors import InvalidAttributeError
+from verbena.transport.migration import Migration
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import free, realloc
-    from cython.cimports.verbena.transport.completer import go_back
-    from cython.cimports.verbena.transport.core import send_at
-    from cython.cimports.verbena.transport.engine import MULTICAST_QPN, VIOLATION_PKEY
+    from cython.cimports.verbena.transport.engine import MULTICAST_QPN, VIOLATION_PKEY, Engine
+    from cython.cimports.verbena.transport.ports import (
+        FIRST_MULTICAST_LID,
+        MAX_PORTS,
+        PERMISSIVE_LID,
+        PORT_ACTIVE,
+        PORT_ARMED,
+    )
     from cython.cimports.verbena.transport.route import (
         GRH_NEXT_IS_BTH,
         LRH_BYTES,
@@ -31,7 +32,6 @@ if cython.compiled:
         NEXT_IS_GRH,
         ROUTE_BYTES,
         mask_route,
-        write_route,
     )
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import (
@@ -47,9 +47,14 @@ if cython.compiled:
     )
 else:
     from verbena._declarations import declarations
-    from verbena.transport.completer import go_back
-    from verbena.transport.core import send_at
-    from verbena.transport.engine import MULTICAST_QPN, VIOLATION_PKEY
+    from verbena.transport.engine import MULTICAST_QPN, VIOLATION_PKEY, Engine
+    from verbena.transport.ports import (
+        FIRST_MULTICAST_LID,
+        MAX_PORTS,
+        PERMISSIVE_LID,
+        PORT_ACTIVE,
+        PORT_ARMED,
+    )
     from verbena.transport.route import (
         GRH_NEXT_IS_BTH,
         LRH_BYTES,
@@ -57,7 +62,6 @@ else:
         NEXT_IS_GRH,
         ROUTE_BYTES,
         mask_route,
-        write_route,
     )
     from verbena.transport.tables import *
     from verbena.wire.kernels import (
@@ -74,23 +78,15 @@ else:
 
     globals().update(declarations(__file__))
 
-ALL_LEVELS = 0xFFFF
-STATE_NAMES = ("unknown", "DOWN", "INIT", "ARMED", "ACTIVE")
 
-
-class NativeEngine(Engine):
-    """One adapter's transport behind InfiniBand ports.  Made by `adapter.ChannelAdapter`.
-
-    Every port must be made known with `set_port` before packets come or paths are made.
-    """
+class NativeEngine(Migration):
+    """One adapter's transport behind InfiniBand ports: see the module.  Made by `adapter.ChannelAdapter`."""
 
     if not cython.compiled:
         member_count, violation_head, violation_tail = 0, 0, 0
-        rx_front, rx_dlid, rx_migrated, rx_multicast = 0, 0, False, False
 
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
-            self.ports = [NativePort() for _ in range(PORT_PLACES)]
             self.members = []
             self.violation_ring = [Violation() for _ in range(VIOLATIONS)]
             self.masked = bytearray(48)
@@ -99,176 +95,7 @@ class NativeEngine(Engine):
         if cython.compiled:
             free(self.members)
 
-    # --- ports, as they are managed -----------------------------------------------------------------------
-
-    def set_port(self, number, state, lid, lmc, mtu, gids, pkeys):
-        """What a port is: state (PortInfo:PortState), base LID, LMC, MTU in bytes, GID table and P_Key table.
-
-        Paths that leave from the port follow; connections that can, leave it when it is no longer active.
-        """
-        at: cython.int = number
-        i: cython.int
-        if not 1 <= at <= MAX_PORTS or len(gids) > MAX_GIDS or len(pkeys) > MAX_PKEYS:
-            raise InvalidAttributeError(
-                f"port {number}: 1 to {MAX_PORTS}, with {MAX_GIDS} GIDs and {MAX_PKEYS} P_Keys at most"
-            )
-        self.acquire()
-        if cython.compiled:
-            port = cython.address(self.ports[at])
-        else:
-            port = self.ports[at]
-        if not port.live:
-            port.live, port.open, port.held_first, port.held_last = True, ALL_LEVELS, -1, -1
-        failed: cython.bint = port.state == PORT_ACTIVE and state != PORT_ACTIVE
-        port.state, port.lid, port.lmc, port.mtu = state, lid, lmc, mtu
-        port.gid_count, port.pkey_count = len(gids), len(pkeys)
-        for i in range(len(gids)):
-            for byte in range(16):
-                port.gids[16 * i + byte] = gids[i][byte]
-        for i in range(len(pkeys)):
-            port.pkeys[i] = pkeys[i]
-        for i in range(self.max_path):
-            if self.paths[i] and self.paths[i].front:
-                self.place_path(self.paths[i])
-        if failed:
-            self.port_failed(at)
-        self.wake(at)
-        self.release()
-
-    def set_open(self, number, sl_mask):
-        """Say which service levels may send on a port now (one bit each); what waits for them takes its turn again."""
-        at: cython.int = number
-        if not 1 <= at <= MAX_PORTS:
-            raise InvalidAttributeError(f"port {number}: 1 to {MAX_PORTS}")
-        self.acquire()
-        self.ports[at].open = sl_mask
-        self.wake(at)
-        self.release()
-
-    def wake(self, number):
-        """Let all that wait for a port take their turn; those whose service level is still closed wait again."""
-        at: cython.int = number
-        while self.ports[at].held_first >= 0:
-            q = self.qps[self.ports[at].held_first]
-            self.let_go(q, at)
-            self.enlist(q)
-
-    def port_counters(self, number):
-        """What a port counts of the keys that packets showed: (P_Key violations, Q_Key violations)."""
-        at: cython.int = number
-        return (self.ports[at].pkey_violations, self.ports[at].qkey_violations)
-
-    # --- paths --------------------------------------------------------------------------------------------
-
-    def make_native_path(
-        self, number, dlid, sl, path_bits, gid, sgid_index, is_global, hop_limit, traffic_class, flow_label
-    ):
-        """A path from a port to a LID, with a global header if `is_global`; returns its index (see `free_path`).
-
-        gid: the destination's, 16 bytes, zeros where it is not known.
-        """
-        at: cython.int = self.make_path(gid, hop_limit, traffic_class, flow_label)
-        p = self.paths[at]
-        p.is_ip4 = False
-        p.port, p.dlid, p.sl, p.path_bits, p.sgid_index = number, dlid, sl, path_bits, sgid_index
-        p.front = ROUTE_BYTES if is_global else LRH_BYTES
-        self.place_path(p)
-        return at
-
-    def place_path(self, p):
-        """Give a path the addresses that its port has now, and see whether it leads back to this adapter."""
-        i: cython.uint
-        p.slid = self.ports[p.port].lid | p.path_bits
-        if p.sgid_index < self.ports[p.port].gid_count:
-            copy(p.own, 0, self.ports[p.port].gids, 16 * p.sgid_index, 16)
-        p.loop_port = 0
-        if self.own_lid_of(p.port, p.dlid):
-            p.loop_port = p.port
-        else:
-            # By its LID alone another port's packet is not known: that port may be on another fabric.
-            for i in range(1, PORT_PLACES):
-                if self.ports[i].live and self.own_lid_of(i, p.dlid) and self.own_gid_of(i, p.remote, 0):
-                    p.loop_port = i
-                    break
-        p.loopback = p.loop_port != 0
-        write_route(p)
-
-    def path_port(self, index):
-        """The number of the port that a path's packets leave from."""
-        at: cython.int = index
-        return self.path_at(at).port
-
-    def own_lid_of(self, number, lid):
-        """Is it one of a port's LIDs: its base LID with any of the low LMC bits (IBA vol. 1, 7.11.1)?"""
-        if self.ports[number].lid == 0 or lid == 0 or lid >= FIRST_MULTICAST_LID:
-            return False
-        return lid >> self.ports[number].lmc == self.ports[number].lid >> self.ports[number].lmc
-
-    def own_gid_of(self, number, b, at):
-        """Is the GID at b[at] one of a port's, by its own or by the link-local prefix (IBA vol. 1, 4.1.1)?"""
-        i: cython.uint
-        for i in range(self.ports[number].gid_count):
-            if same(b, at + 8, self.ports[number].gids, 16 * i + 8, 8) and (
-                same(b, at, self.ports[number].gids, 16 * i, 8)
-                or (
-                    b[at] == LINK_LOCAL
-                    and b[at + 1] == 0x80
-                    and get24(b, at + 2) == 0
-                    and get24(b, at + 5) == 0
-                )
-            ):
-                return True
-        return False
-
     # --- sending ------------------------------------------------------------------------------------------
-
-    def must_wait(self, q):
-        path: cython.int = q.path
-        if q.held:
-            return True
-        if q.service == UD:
-            if q.sq_next == q.sq_head:
-                return False
-            path = send_at(q, q.sq_next).path
-        if path < 0 or self.paths[path].loopback or self.ports[self.paths[path].port].state != PORT_ACTIVE:
-            return False
-        if (self.ports[self.paths[path].port].open >> self.paths[path].sl) & 1:
-            return False
-        self.counters[TX_HELD] += 1
-        self.hold(q, self.paths[path].port)
-        return True
-
-    def hold(self, q, number):
-        """Put a queue pair at the end of the line of those that wait for a port."""
-        q.held = True
-        q.held_port = number
-        q.held_next = -1
-        if self.ports[number].held_first < 0:
-            self.ports[number].held_first = q.index
-        else:
-            self.qps[self.ports[number].held_last].held_next = q.index
-        self.ports[number].held_last = q.index
-
-    def let_go(self, q, number):
-        """Take a queue pair out of that line."""
-        before: cython.int = -1
-        at: cython.int = self.ports[number].held_first
-        while at >= 0 and at != q.index:
-            before = at
-            at = self.qps[at].held_next
-        if before < 0:
-            self.ports[number].held_first = q.held_next
-        else:
-            self.qps[before].held_next = q.held_next
-        if self.ports[number].held_last == q.index:
-            self.ports[number].held_last = before
-        q.held = False
-        q.held_next = -1
-
-    def forget(self, q):
-        if q.held:
-            self.let_go(q, q.held_port)
-        Engine.forget(self, q)
 
     def stays_inside(self, b, n, now):
         p = self.paths[self.burst_path]
@@ -295,15 +122,6 @@ class NativeEngine(Engine):
                 self.counters[LOOPED_PACKETS] += 1
                 self.take_native(packet, length, number, now)
             at += length
-
-    def may_post(self, q, path):
-        number: cython.int = self.paths[path].port
-        if self.ports[number].state != PORT_ACTIVE or self.ports[number].lid == 0:
-            raise PortStateError(
-                f"port {number} is {STATE_NAMES[self.ports[number].state]} with LID {self.ports[number].lid}: "
-                "sending needs it ACTIVE, with a LID"
-            )
-        return True
 
     # --- receiving ----------------------------------------------------------------------------------------
 
@@ -392,19 +210,6 @@ class NativeEngine(Engine):
         self.rx_migrated = (b[at + 1] & 0x40) != 0
         Engine.execute(self, q, b, at, n, code, pad, now)
 
-    def right_partition(self, q, pkey):
-        """As for every adapter; queue pair 1 takes any partition of its port (IBA vol. 1, 10.9.8)."""
-        i: cython.uint
-        own: cython.uint = q.pkey
-        if q.qpn == 1:
-            for i in range(self.ports[self.rx_number].pkey_count):
-                if same_partition(self.ports[self.rx_number].pkeys[i], pkey):
-                    return True
-            return False
-        if self.rx_migrated and q.mig_state == MIG_ARMED:
-            own = q.alt_pkey
-        return same_partition(own, pkey)
-
     def violation(self, q, b, at, trap):
         if trap == VIOLATION_PKEY:
             self.ports[self.rx_number].pkey_violations += 1
@@ -447,83 +252,6 @@ class NativeEngine(Engine):
             return 0
         copy(self.grh, 0, b, LRH_BYTES, GRH_SPACE)
         return WC_GRH
-
-    # --- migration (IBA vol. 1, 17.2.8) -------------------------------------------------------------------
-
-    def matches(self, path, b):
-        """Did the packet come the way that a path leads (IBA vol. 1, 9.6.1.5)?
-
-        By its LIDs within the subnet; from another subnet by its GIDs, because any router may have brought it.
-        """
-        if path < 0 or self.paths[path].port != self.rx_number or self.paths[path].front != self.rx_front:
-            return False
-        if self.rx_front == ROUTE_BYTES:
-            return same(b, 16, self.paths[path].remote, 0, 16) and same(b, 32, self.paths[path].own, 0, 16)
-        return self.rx_slid == self.paths[path].dlid and self.rx_dlid == self.paths[path].slid
-
-    def from_peer(self, q, b):
-        if q.mig_state == MIG_ARMED and self.rx_migrated:
-            # The peer has migrated and asks the same of this side.
-            if self.matches(q.alt_path, b) and self.migrate(q):
-                return True
-            if not q.mig_refused:
-                q.mig_refused = True  # once: whoever sends these may go on for ever
-                self.report(REPORT_ASYNC, ASYNC_PATH_MIG_ERR, q.index)
-            return False
-        if not self.matches(q.path, b):
-            return False
-        if q.mig_state == MIG_REARM and not self.rx_migrated:
-            q.mig_state = MIG_ARMED  # both sides have an alternate path
-        return True
-
-    def migrate(self, q):
-        if q.mig_state != MIG_ARMED or q.alt_path < 0:
-            return False
-        if self.ports[self.paths[q.alt_path].port].state != PORT_ACTIVE:
-            return False
-        if q.held:
-            self.let_go(q, q.held_port)
-        self.paths[q.path].users -= 1  # `make_path` reclaims it
-        q.path, q.alt_path = q.alt_path, -1
-        q.pkey, q.port = q.alt_pkey, self.paths[q.path].port
-        if q.alt_timeout_ns != KEEP_TIMEOUT:
-            q.timeout_ns = q.alt_timeout_ns
-        q.mig_state = MIG_MIGRATED
-        q.retries_left = q.retry_count
-        self.counters[PATH_MIGRATIONS] += 1
-        self.report(REPORT_ASYNC, ASYNC_PATH_MIG, q.index)
-        self.enlist(q)
-        return True
-
-    def migrate_qp(self, index):
-        """Migrate because the program wants it; False when the queue pair is not armed or the other port is down."""
-        at: cython.int = index
-        self.acquire()
-        q = self.qp_at(at)
-        done = bool(self.migrate(q))
-        if done:
-            self.send_again(q)
-        self.release()
-        return done
-
-    def port_failed(self, number):
-        """What can goes on by its alternate path."""
-        i: cython.int
-        for i in range(self.max_qp):
-            q = self.qps[i]
-            if (
-                q
-                and q.path >= 0
-                and (q.state == RTR or q.state == RTS or q.state == SQD)
-                and self.paths[q.path].port == number
-                and self.migrate(q)
-            ):
-                self.send_again(q)
-
-    def send_again(self, q):
-        """What the old path may have lost need not wait for the timer."""
-        if q.service == RC and q.una_psn != q.send_psn:
-            go_back(self, q)
 
     # --- multicast (IBA vol. 1, 10.5) ---------------------------------------------------------------------
 
@@ -643,8 +371,3 @@ def part(b, at, n):
         return b + at
     else:
         return memoryview(b)[at : at + n]
-
-
-def same_partition(own, pkey):
-    """Same partition, not that of no key, and not limited members both (IBA vol. 1, 10.9.3)."""
-    return (pkey & 0x7FFF) == (own & 0x7FFF) and (own & 0x7FFF) != 0 and ((pkey | own) & 0x8000) != 0
