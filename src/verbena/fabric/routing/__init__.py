@@ -4,8 +4,25 @@
 result; `find_cycle` tells whether a routing can deadlock, `trace` follows a path, `multicast_tree` spans a group.
 """
 
+from verbena.fabric.routing.deadlock import Channel, Check, Cycle, check, find_cycle
 from verbena.fabric.routing.engine import ENGINES, route
 from verbena.fabric.routing.graph import End, RoutingError, RoutingGraph
 from verbena.fabric.routing.routing import Routing
+from verbena.fabric.routing.trace import Hop, Trace, trace
 
-__all__ = ["ENGINES", "End", "Routing", "RoutingError", "RoutingGraph", "route"]
+__all__ = [
+    "ENGINES",
+    "Channel",
+    "Check",
+    "Cycle",
+    "End",
+    "Hop",
+    "Routing",
+    "RoutingError",
+    "RoutingGraph",
+    "Trace",
+    "check",
+    "find_cycle",
+    "route",
+    "trace",
+]

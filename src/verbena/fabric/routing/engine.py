@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from verbena.fabric.routing.graph import RoutingError, RoutingGraph
+from verbena.fabric.routing.layered import layered
 from verbena.fabric.routing.minhop import minhop
 from verbena.fabric.routing.routing import LANES, Routing, unreachable
 from verbena.fabric.routing.updn import updn
@@ -13,6 +14,7 @@ from verbena.fabric.routing.updn import updn
 ENGINES: dict[str, Callable[..., Routing]] = {
     "minhop": minhop,
     "updn": updn,
+    "layered": layered,
 }
 
 
