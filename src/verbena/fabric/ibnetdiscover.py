@@ -50,7 +50,7 @@ def read(
     """
     reader = Reader()
     reader.take(lines)
-    records = reader.finish()
+    records = reader.finish(both_ends)
     checker = _Checker(records, both_ends, warn or (lambda sentence: None))
     return checker.topology(name)
 
@@ -68,10 +68,11 @@ class _Checker:
         links = []
         for record in self._records.values():
             for port, end in record.ends.items():
-                rate = self._link(record, port, end)
-                back = self._records[end.peer].ends.get(end.peer_port)
-                if back is None or (record.guid, port) < (end.peer, end.peer_port):
-                    links.append((end.line, record, port, end, rate))
+                back = self._link(record, port, end)
+                if back is None or end.line < back.line:  # each link once, from its first line
+                    links.append(
+                        (end.line, record, port, end, self._rate(f"{record} port {port}", end, back))
+                    )
         self._name()
         guids = self._port_guids()
         for record in self._records.values():
@@ -79,6 +80,8 @@ class _Checker:
         links.sort(key=lambda link: link[0])
         for number, record, port, end, rate in links:
             far = PortId(self._records[end.peer].name, end.peer_port)
+            if end.peer_port not in self._records[end.peer].ends and end.peer_lid:
+                topology.nodes[far.node].set_lid(far.port, end.peer_lid, topology.nodes[far.node].lmc)
             try:
                 topology.connect(PortId(record.name, port), far, rate=rate)
             except TopologyError as error:
@@ -86,8 +89,8 @@ class _Checker:
         self._lids(topology)
         return topology
 
-    def _link(self, record: Record, port: int, end: End) -> LinkRate:
-        """Check a port's line against the peer's; the rate of the link."""
+    def _link(self, record: Record, port: int, end: End) -> End | None:
+        """Check a port's line against the peer's, and return that."""
         what = f"{record} port {port}"
         peer = self._records.get(end.peer)
         if peer is None:
@@ -117,7 +120,7 @@ class _Checker:
                 end.line,
             )
         self._agree(what, end, peer, back)
-        return self._rate(what, end, back)
+        return back
 
     def _agree(self, what: str, end: End, peer: Record, back: End | None) -> None:
         lid = peer.lid if peer.kind is NodeKind.SWITCH else back.lid if back is not None else end.peer_lid
@@ -161,20 +164,21 @@ class _Checker:
 
     def _port_guids(self) -> dict[int, dict[int, int]]:
         """Of each node: the GUIDs of its ports.  A dump tells those of connected ports; the others' are made up."""
-        found: dict[int, dict[int, int]] = {}
+        found: dict[int, dict[int, int]] = {guid: {} for guid in self._records}
         owners: dict[int, tuple[int, int]] = {guid: (guid, 0) for guid in self._records}
         for record in self._records.values():
-            mine = found[record.guid] = {}
-            if record.kind is NodeKind.SWITCH:
-                continue
             for port, end in record.ends.items():
-                back = self._records[end.peer].ends.get(end.peer_port)
-                guid = end.guid or (back.peer_guid if back is not None else 0)
-                if guid:
-                    owner = owners.setdefault(guid, (record.guid, port))
-                    if owner not in ((record.guid, port), (record.guid, 0)):
-                        raise DumpError(f"{record} port {port}: its GUID {guid:#x} is another's", end.line)
-                    mine[port] = guid
+                for node, number, guid in (
+                    (record, port, end.guid),
+                    (self._records[end.peer], end.peer_port, end.peer_guid),
+                ):
+                    if guid and node.kind is not NodeKind.SWITCH:
+                        owner = owners.setdefault(guid, (node.guid, number))
+                        if owner not in ((node.guid, number), (node.guid, 0)):
+                            raise DumpError(
+                                f"{node} port {number}: its GUID {guid:#x} is another's", end.line
+                            )
+                        found[node.guid][number] = guid
         spare = itertools.count(_SPARE_GUID)
         for record in self._records.values():
             if record.kind is not NodeKind.SWITCH:

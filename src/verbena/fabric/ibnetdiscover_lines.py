@@ -130,13 +130,16 @@ class Reader:
             elif line.startswith("Non-Chassis"):
                 self._chassis = 0
 
-    def finish(self) -> dict[int, Record]:
+    def finish(self, both_ends: bool = True) -> dict[int, Record]:
         if self._keys:
             raise DumpError(
                 "the file is cut off: these numbers belong to a node that is not there", self._keys_line
             )
         if not self.records:
             raise DumpError("there is no node in the file: it is no ibnetdiscover dump, or it is cut off")
+        last = next(reversed(self.records.values()))
+        if both_ends and not last.ends:
+            raise DumpError(f"{last}: the file is cut off: no port is listed", last.line)
         for record in self._again:
             if not record.same(self.records[record.guid]):
                 raise _duplicate(record, self.records[record.guid])

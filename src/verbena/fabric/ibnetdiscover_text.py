@@ -16,8 +16,10 @@ _ORDER = (NodeKind.SWITCH, NodeKind.CA, NodeKind.ROUTER)
 def write(topology: Topology, *, source: PortId | None = None, generated: str = EPOCH) -> Iterator[str]:
     """The lines, each with its line end: switches, adapters, routers, each in the topology's order.
 
+    A node that nothing is plugged into is not printed, as nobody could discover it.
+
     source: the port that the fabric is looked at from; only its subnet is printed, as the tool would.  None:
-    everything, as seen from the first adapter.  generated: the date in the heading, as `time.ctime` has it.
+    everything, as seen from the first adapter that is connected.  generated: the date in the heading, as `time.ctime` has it.
     Raises `TopologyError` for a source that the topology does not have.
     """
     start = source or _first(topology)
@@ -34,7 +36,7 @@ def write(topology: Topology, *, source: PortId | None = None, generated: str = 
                 for number in range(1, node.ports + 1)
                 if (port := PortId(node.name, number)) in topology.at and _in(seen, node, number)
             ]
-            if seen is None or ports or _in(seen, node, 0):
+            if ports:
                 yield from _node(node)
                 for port in ports:
                     yield _port(topology, node, port)
@@ -42,8 +44,10 @@ def write(topology: Topology, *, source: PortId | None = None, generated: str = 
 
 def _first(topology: Topology) -> PortId:
     for node in (*topology.hosts, *topology.nodes.values()):
-        return PortId(node.name, 0 if node.kind is NodeKind.SWITCH else 1)
-    raise TopologyError("a topology without nodes has nothing to print")
+        for number in range(1, node.ports + 1):
+            if PortId(node.name, number) in topology.at:
+                return PortId(node.name, 0 if node.kind is NodeKind.SWITCH else number)
+    raise TopologyError("a topology without links has nothing to print")
 
 
 def _visible(topology: Topology, source: PortId) -> set[PortId]:
