@@ -19,8 +19,8 @@ def write(topology: Topology, *, source: PortId | None = None, generated: str = 
     A node that nothing is plugged into is not printed, as nobody could discover it.
 
     source: the port that the fabric is looked at from; only its subnet is printed, as the tool would.  None:
-    everything, as seen from the first adapter that is connected.  generated: the date in the heading, as `time.ctime` has it.
-    Raises `TopologyError` for a source that the topology does not have.
+    everything, as seen from the first adapter that is connected.  generated: the date in the heading, as `time.ctime`
+    has it.  Raises `TopologyError` for a source that the topology does not have.
     """
     start = source or _first(topology)
     seen = None if source is None else _visible(topology, source)
