@@ -69,7 +69,7 @@ _ZEROS28, _ZEROS64 = bytes(28), bytes(64)
 class Smp:
     """An SMP, every bit of its 256 bytes.
 
-    hop_pointer, hop_count: of directed routes; the two bytes of MAD:ClassSpecific.  direction: the D bit, set on the way
+    hop_pointer, hop_count: of directed routes; both bytes of MAD:ClassSpecific.  direction: the D bit, set on the way
     back (LID-routed: always clear).  data: 64 bytes.  initial_path, return_path: port numbers, entries 1 to hop_count
     (LID-routed: zeros).
     """

@@ -1,7 +1,7 @@
 """The attributes of subnet management: what a subnet manager reads and writes in a node (IBA vol. 1, 14.2.5).
 
-Each is the beginning of an SMP's 64 data bytes (`verbena.wire.smp`); what is left over is zero.  Tables of equal entries
-(partitions, forwarding, arbitration) are tuples of numbers.
+Each is the beginning of an SMP's 64 data bytes (`verbena.wire.smp`); what is left over is zero.  Tables of equal
+entries (partitions, forwarding, arbitration) are tuples of numbers.
 """
 
 from __future__ import annotations
