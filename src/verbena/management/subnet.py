@@ -22,9 +22,9 @@ MAX_SWITCHES_ON_PATH = 64
 class SubnetPort:
     """A port of a node.
 
-    number: 1 and on; a switch's management port is 0.  guid: the port's GUID (a switch's ports share the node's).  info:
-    what the port reports, kept up to date with what was set.  path: the directed route from the manager's node to this
-    one (to an adapter's port: by that port).  peer: what the cable leads to.  pkeys: as written by the manager.
+    number: 1 and on; a switch's management port is 0.  guid: the port's GUID (a switch's ports share the node's).
+    info: what the port reports, kept up to date with what was set.  path: the directed route from the manager's node to
+    this one (to an adapter's port: by that port).  peer: what the cable leads to.  pkeys: as written by the manager.
     """
 
     node: SubnetNode = field(repr=False)
