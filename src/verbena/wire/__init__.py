@@ -50,7 +50,17 @@ from verbena.wire.headers import (
     credit_code,
     rnr_timer_code,
 )
-from verbena.wire.ip import ROCE_PORT, UDP, Ethernet, IPv4, IPv6, VlanTag, internet_checksum, udp_checksum
+from verbena.wire.ip import (
+    ROCE_PORT,
+    UDP,
+    Ethernet,
+    IPv4,
+    IPv6,
+    VlanTag,
+    internet_checksum,
+    udp_checksum,
+    upper_layer_checksum,
+)
 from verbena.wire.layout import Buffer, Layout
 from verbena.wire.mad import GSI_QKEY, GSI_QP, MAD_SIZE, Mad, MadStatus, ManagementClass, Method
 from verbena.wire.opcodes import OPCODES, Opcode, OpcodeInfo, Operation, Position, Service
@@ -148,6 +158,7 @@ __all__ = [
     "service_port",
     "udp_checksum",
     "unwrap_erf",
+    "upper_layer_checksum",
     "vcrc",
     "wrap_erf",
 ]

@@ -171,8 +171,15 @@ def internet_checksum(data: Buffer) -> int:
     return 0xFFFF if total == 0 else 0xFFFF - (total % 0xFFFF or 0xFFFF)
 
 
+def upper_layer_checksum(ip: IPv4 | IPv6, protocol: int, data: Buffer) -> int:
+    """Checksum of TCP, UDP or ICMPv6 data whose own checksum field is zero, with the pseudo header of `ip`.
+
+    RFC 9293, 3.1 (TCP); RFC 8200, 8.1 (all of them over IPv6).  Over data that holds its right checksum it is 0.
+    """
+    length = len(data).to_bytes(4, "big")
+    return internet_checksum(ip.src + ip.dst + length + protocol.to_bytes(4, "big") + bytes(data))
+
+
 def udp_checksum(ip: IPv4 | IPv6, datagram: Buffer) -> int:
     """Checksum of a UDP datagram whose own checksum field is zero, with the pseudo header of `ip`."""
-    length = len(datagram).to_bytes(4, "big")
-    checksum = internet_checksum(ip.src + ip.dst + length + PROTOCOL_UDP.to_bytes(4, "big") + bytes(datagram))
-    return checksum or 0xFFFF  # zero on the wire means "no checksum"
+    return upper_layer_checksum(ip, PROTOCOL_UDP, datagram) or 0xFFFF  # zero on the wire: "no checksum"
