@@ -56,7 +56,7 @@ def raw(datagram: bytes, lnh: LinkNextHeader = LinkNextHeader.IPV6, sl: int = 0)
 
 
 class Element:
-    """A router and what it did: `sent` (port, packet), `freed` (port, handle); `full` holds (port, lane) without room."""
+    """A router and what it did: `sent` (port, packet), `freed` (port, handle); `full`: (port, lane) without room."""
 
     def __init__(
         self,

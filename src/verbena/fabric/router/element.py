@@ -173,8 +173,9 @@ class Router:
         if len(datagram) < packets.IP_SIZE:
             return self._drop("short", buffer)
         # Ethernet pads short frames: the header says where the datagram ends.
-        datagram = datagram[: packets.IP_SIZE + (datagram[4] << 8 | datagram[5])]
-        if len(datagram) > at.mtu:
+        size = packets.IP_SIZE + (datagram[4] << 8 | datagram[5])
+        datagram = datagram[:size]
+        if datagram[0] >> 4 == 6 and (len(datagram) < size or size > at.mtu):
             return self._drop("length", buffer)
         packet = packets.raw_packet(datagram)
         if problem := packets.network_problem(packet):
