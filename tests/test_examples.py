@@ -1,4 +1,4 @@
-"""The examples run; docs/verbs.md shows them, and what they print, as they are; README's output is what is printed."""
+"""The examples run; the guides show them, and what they print, as they are; README's output is what is printed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from verbena.scenario.load import parse_fabric
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 GUIDE = ROOT / "docs" / "verbs.md"
+PAGES = {"io_node": ROOT / "docs" / "io-node.md"}  # those that have a page of their own
 REAL = {"two_adapters": [f"{NET}.11", f"{NET}.12"]}
 
 
@@ -29,15 +30,17 @@ def test_an_example_prints_what_the_guide_shows(path: Path) -> None:
     command = [sys.executable, str(path), *REAL.get(path.stem, [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    guide = GUIDE.read_text()
+    guide = PAGES.get(path.stem, GUIDE).read_text()
     source = path.read_text().split('"""', 2)[2].strip()
-    assert f"```python\n{source}\n```" in guide, f"docs/verbs.md shows another {path.name}"
+    assert f"```python\n{source}\n```" in guide, f"the guide shows another {path.name}"
     assert f"```\n{done.stdout.rstrip()}\n```" in guide, f"{path.name} prints something else: {done.stdout}"
 
 
 def test_the_guide_names_every_example() -> None:
     for path in SCRIPTS:
-        assert f"(../examples/{path.name})" in GUIDE.read_text()
+        assert f"(../examples/{path.name})" in PAGES.get(path.stem, GUIDE).read_text()
+    for page in PAGES.values():
+        assert f"({page.name})" in GUIDE.read_text()
 
 
 def test_the_snippet_of_the_readme() -> None:
