@@ -16,7 +16,8 @@ from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.adapter.native import KeyViolation
 from verbena.adapter.port import AdapterPort
 from verbena.runtime.pairs import Side, make_side
-from verbena.runtime.virtual import VirtualClock, VirtualDriver
+from verbena.runtime.virtual import EngineDriver
+from verbena.runtime.virtual_time import VirtualClock
 from verbena.wire import GRH, NativePacket
 from verbena.wire.crc import vcrc
 from verbena.wire.packet import decode_infiniband
@@ -48,19 +49,13 @@ class Sent:
         )
 
 
-class NativeDriver(VirtualDriver):
+class NativeDriver(EngineDriver):
     """Runs one adapter of a `NativeLab`."""
 
     def __init__(self, lab: NativeLab, adapter: ChannelAdapter) -> None:
+        super().__init__(adapter, lab.clock)
         self.lab = lab
-        self.clock = lab.clock
-        self.adapter = self._adapter = adapter
-        self._engine = adapter.engine
-        self._buffer = bytearray(BUFFER)
-        self._pump = self._alarm = None
-        self._alarm_at = 0
-        self._open = True
-        adapter.on_work = self.kick
+        self.adapter = adapter
 
     def arrived(self, data: bytes, port: int) -> None:
         if self._open:
@@ -75,11 +70,6 @@ class NativeDriver(VirtualDriver):
             for at in range(0, size, segment):
                 data = bytes(self._buffer[at : min(at + segment, size)])
                 self.lab.carry(Sent(self.clock.now(), self, port, data))
-
-    def close(self) -> None:
-        self._open = False
-        if self._alarm is not None:
-            self._alarm.cancel()
 
 
 class NativeLab:
