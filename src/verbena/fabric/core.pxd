@@ -1,0 +1,11 @@
+# C types of fabric/core.py.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from verbena.fabric.configuration cimport Configuration
+from verbena.fabric.tables cimport Event, Packet, Port, Queue
+
+cdef class FabricCore(Configuration):
+    cdef dict _held
+
+    cdef void loop(self, int64_t limit) noexcept nogil
+    cdef void handle(self, Event *e) noexcept nogil

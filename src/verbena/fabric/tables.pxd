@@ -1,0 +1,372 @@
+# What the fabric simulator keeps: nodes, ports, lanes, queues, packets, events.  The one place where these are
+# declared; the uncompiled twin reads this file (see _declarations.py).  Everything is reached through pointers that
+# stay valid: pools grow by chunks.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:  # kinds of nodes: an endnode's port sends and receives, a switch forwards
+    ENDNODE = 0
+    SWITCH = 1
+
+cdef enum:  # port states, values of PortInfo:PortState (IBA vol. 1, 14.2.5.6)
+    STATE_DOWN = 1
+    STATE_INIT = 2
+    STATE_ARMED = 3
+    STATE_ACTIVE = 4
+
+cdef enum:
+    VL15 = 15
+    LANES = 16
+    BLOCK = 64  # bytes of a credit
+    FLIT_HEADER = 12
+    FLIT_PAYLOAD = 80
+    NO_ROUTE = 255
+    FIRST_MULTICAST = 0xC000
+    PERMISSIVE = 0xFFFF
+    OVERHEAD = 126  # a packet's bytes beside its payload: at most
+    VCRC_BYTES = 2
+    VL15_BUFFER = 64  # blocks of the receive buffer of VL15: 16 management datagrams
+    SEND_QUEUE = 64  # packets that wait in a port's send queue of one lane
+    CHUNK = 256  # structs that a pool takes from the system at once
+    MASK_BYTES = 32  # a set of ports 0..255
+
+cdef enum:  # kinds of events
+    EVENT_ARRIVE = 0  # a packet's head may leave the switch, or its tail has reached an endnode
+    EVENT_SENT = 1  # a packet's (or flit's) last byte left the port
+    EVENT_CREDIT = 2  # credit has come back
+    EVENT_SOURCE = 3  # a source makes a packet
+    EVENT_TIMEOUT = 4  # the head of a queue has waited for too long
+    EVENT_WAKE = 5  # a head that had to be held back may be sent
+    EVENT_FLIT = 6  # a flit's last byte has reached the port
+    EVENT_READY = 7  # bytes of a packet may leave the switch
+    EVENT_ACK = 8  # flits received must be acknowledged
+    EVENT_REPLAY = 9  # flits sent were not acknowledged in time
+    EVENT_REFRESH = 10  # the peer must be told its credit again
+
+cdef enum:  # counters of a port
+    XMIT_PACKETS = 0
+    XMIT_BYTES = 1
+    RCV_PACKETS = 2
+    RCV_BYTES = 3
+    XMIT_WAIT_PS = 4
+    DELIVERED = 5
+    XMIT_FLITS = 6
+    RCV_FLITS = 7
+    XMIT_ACKS = 8
+    XMIT_NAKS = 9
+    XMIT_CREDITS = 10
+    FLIT_RETRIES = 11
+    REPLAYS = 12
+    FLIT_ERRORS = 13
+    SEQUENCE_ERRORS = 14
+    BIT_ERRORS = 15
+    WITHOUT_CREDIT = 16
+    BUFFER_OVERRUN = 17
+    LINK_RECOVERED = 18
+    LINK_DOWNED = 19
+    DROP_LFT = 20
+    DROP_MFT = 21
+    DROP_PKEY = 22
+    DROP_HOQ = 23
+    DROP_LIFETIME = 24
+    DROP_VL15 = 25
+    DROP_LINK = 26
+    DROP_STATE = 27
+    DROP_MTU = 28
+    DROP_LANE = 29
+    DROP_VCRC = 30
+    DROP_NODE = 31
+    DROP_SMI = 32
+    COUNTERS = 33
+
+cdef enum:  # reports to the software above
+    LINK_UP = 1
+    LINK_DOWN = 2
+    ROOM = 3
+    PKEY_VIOLATION = 4
+    FLITS_READY = 5
+
+cdef enum:  # what a trace holds, as bits for `trace_on`
+    TRACE_SEND = 1  # a packet begins to leave a port
+    TRACE_ARRIVE = 2  # a packet's head may be forwarded by the switch
+    TRACE_DELIVER = 4
+    TRACE_DROP = 8
+    TRACE_FLIT_SENT = 16
+    TRACE_FLIT_RECEIVED = 32
+    TRACE_SENT = 64  # a packet's last byte has left a port
+
+cdef struct Event:
+    int64_t time  # ps
+    Event *next
+    Port *port
+    Packet *packet
+    Queue *queue
+    Flit *flit
+    uint32_t stamp  # of the link or queue that it belongs to: an event whose stamp is old means nothing
+    int32_t number
+    uint8_t kind
+    uint8_t lane
+
+cdef struct Packet:
+    Packet *next
+    uint8_t *data  # LRH ... VCRC; nothing: only a length
+    Source *source
+    int64_t born_ps
+    int64_t entered_ps  # when its head could leave the node it is in
+    int64_t tail_ps  # when its last byte has arrived there
+    int64_t id
+    int64_t tag
+    int32_t refs
+    int32_t size  # LRH ... VCRC
+    int32_t blocks
+    int32_t ready  # flit mode: bytes that may be sent on
+    int32_t received  # flit mode: bytes received
+    uint16_t dlid
+    uint8_t lane
+    uint8_t sl
+    uint8_t in_port
+    bint bad  # cut off by a link that went down
+    bint phantom
+
+cdef struct Queue:
+    Packet *head
+    Packet *tail
+    Packet *sending
+    Port *port  # where the packets came in, or will go out if this is a send queue
+    Port *output  # which output the head waits for
+    Queue *next  # in that output's ring
+    Queue *owner  # a multicast copy's: the queue that holds the buffer
+    int64_t since_ps  # the head waits since
+    int64_t sending_tail_ps
+    int32_t copies  # multicast copies that still wait or travel
+    int32_t length
+    uint32_t stamp
+    uint8_t lane
+    bint inbound  # packets hold blocks of the port's receive buffer
+    bint waiting
+    bint delayed  # an event will enlist the head
+
+cdef struct Lane:
+    int32_t credits  # blocks that the peer has room for
+    int32_t size  # blocks of the receive buffer
+    int32_t occupied
+    Queue *first  # queues whose heads wait for this output, in the order of their turns
+    Queue *last
+    Queue *inbox
+    Queue *outbox
+    Queue **voq  # by output port
+    bint room_wanted
+    Queue *active  # flit mode: whose packet is on its way out
+    int32_t offset  # flit mode: its bytes sent
+    int32_t arrived  # flit mode: blocks received since the link came up, modulo 4096
+    int32_t sent  # flit mode: blocks sent, modulo 4096
+    int32_t limit  # flit mode: what the peer allowed, modulo 4096
+    int32_t told  # flit mode: what this side allowed last, modulo 4096
+    Packet *arriving  # flit mode
+    int64_t xmit_packets
+    int64_t xmit_bytes
+    int64_t rcv_packets
+    int64_t rcv_bytes
+
+cdef struct Arbiter:  # VL arbitration (IBA vol. 1, 7.6.9)
+    int32_t high_count
+    int32_t low_count
+    int32_t high_at
+    int32_t low_at
+    int32_t high_left  # bytes left to the current entry
+    int32_t low_left
+    int32_t limit  # Limit_High
+    int64_t allowance  # bytes of high priority until low priority has a turn
+    uint8_t high_vl[64]
+    uint8_t high_weight[64]
+    uint8_t low_vl[64]
+    uint8_t low_weight[64]
+
+cdef struct Port:
+    Node *node
+    Port *peer
+    int64_t rate_bps
+    int64_t byte_ps  # 0: no whole number
+    int64_t delay_ps
+    int64_t credit_ps  # how long a credit takes to come back: the cable and an empty flit
+    int64_t free_ps  # when the last transmission ends or ended
+    int64_t remainder  # of that division
+    Packet *tx_packet
+    Queue *tx_queue
+    uint32_t waiting  # lanes on which heads wait
+    uint32_t epoch  # of the link
+    int32_t index
+    uint8_t number
+    uint8_t state
+    uint8_t lanes
+    uint8_t turn
+    bint busy
+    bint external
+    Lane *lane[16]
+    Arbiter *arbiter
+    LinkLayer *link
+    int64_t wait_since_ps  # -1: nothing waits for credit
+    int64_t hoq_ps
+    int64_t max_size
+    int32_t send_queue
+    int32_t room_mask
+    bint stalled
+    bint hold
+    bint visible
+    bint pkeys_in
+    bint pkeys_out
+    int32_t pkey_count
+    uint16_t *pkeys
+    uint8_t sl2vl[16]
+    int32_t lid
+    int32_t lmc
+    double bit_error_rate
+    int64_t counters[33]
+
+cdef struct Node:
+    int32_t index
+    int32_t kind
+    int32_t ports  # highest port number
+    int64_t latency_ps
+    int64_t lifetime_ps
+    bint cut_through
+    bint voq
+    bint per_input
+    uint8_t *lft
+    int32_t lft_size
+    uint8_t **tables  # by input port
+    int32_t *table_sizes
+    uint8_t *mft
+    int32_t mft_size
+    Port **port
+
+cdef struct Source:
+    Port *port
+    uint64_t random
+    int64_t next_ps
+    int64_t mean_gap_ps
+    int64_t stop_ps  # -1: none
+    int64_t left  # packets, -1 without end
+    int32_t index
+    int32_t burst
+    int32_t in_burst
+    int32_t process
+    int32_t cyclic
+    int32_t size
+    int32_t count  # destinations, or packets of a trace
+    int32_t at
+    int32_t queued
+    bint waiting  # for room in its queue
+    bint scheduled
+    const uint16_t *dlid
+    const uint8_t *sl
+    const int64_t *time  # a trace's
+    const int32_t *sizes
+
+cdef struct Flit:
+    Flit *next
+    int32_t size
+    int32_t sequence
+    uint8_t kind
+    uint8_t lane
+    bint first
+    bint last
+    int64_t packet_id
+    int64_t tag
+    int64_t born_ps
+    bint phantom
+    bint bad
+    uint8_t data[92]
+
+cdef struct LinkLayer:  # what flit mode keeps for a port
+    Flit *replay  # sent and not acknowledged, oldest first
+    Flit *replay_last
+    Flit *resend  # the next one to be sent again
+    int32_t unacknowledged
+    int32_t next_sequence
+    int32_t acknowledged  # last sequence number acknowledged by the peer
+    int32_t expected
+    int32_t to_acknowledge  # flits received since the last acknowledgment
+    int32_t replays  # without progress
+    bint ack_due
+    bint nak_due
+    bint nak_sent
+    bint ack_timer
+    bint replay_timer
+    bint refresh_timer
+    uint32_t replay_stamp
+    uint32_t credit_due  # lanes
+    int32_t credit_turn
+    int64_t progress_ps
+    int64_t ack_delay_ps
+    int64_t replay_delay_ps
+    uint64_t error_threshold  # of 2^63: a bit is flipped
+    int64_t bits_to_error  # bits until the next one that is flipped
+    uint8_t *out  # an external port's bytes that wait to be taken
+    int64_t out_size
+    int64_t out_capacity
+
+cdef struct Trace:
+    int64_t time_ps
+    int32_t port
+    int32_t sequence
+    int32_t size
+    uint8_t kind
+    uint8_t lane
+    uint8_t detail
+    int64_t packet_id
+
+cdef struct Report:
+    int32_t kind
+    int32_t port
+    int32_t detail
+
+cdef extern from *:
+    Event *NO_EVENT "NULL"
+    Packet *NO_PACKET "NULL"
+    Queue *NO_QUEUE "NULL"
+    Port *NO_PORT "NULL"
+    Source *NO_SOURCE "NULL"
+    Flit *NO_FLIT "NULL"
+    Lane *NO_LANE "NULL"
+    Arbiter *NO_ARBITER "NULL"
+    LinkLayer *NO_LINK "NULL"
+    uint8_t *NO_BYTES "NULL"
+
+cdef extern from "Python.h":
+    void Py_FatalError(const char *) noexcept nogil
+
+cdef int64_t BYTE_PS  # how long a byte takes at 1 bit/s, in ps
+
+cdef class Tables:
+    cdef Node **nodes
+    cdef Port **ports
+    cdef Source **sources
+    cdef int32_t node_count
+    cdef int32_t port_count
+    cdef int32_t source_count
+    cdef int32_t node_room
+    cdef int32_t port_room
+    cdef int32_t source_room
+    cdef Packet *free_packets
+    cdef Event *free_events
+    cdef Flit *free_flits
+    cdef Queue *free_queues
+    cdef void **chunks
+    cdef int32_t chunk_count
+    cdef int32_t chunk_room
+    cdef bint flits
+    cdef readonly int64_t inside  # packets in the fabric
+    cdef int64_t next_id
+    cdef int64_t now_ps
+
+    cdef void *chunk(self, size_t size) noexcept nogil
+    cdef Packet *new_packet(self) noexcept nogil
+    cdef void release_packet(self, Packet *p) noexcept nogil
+    cdef Event *new_event(self) noexcept nogil
+    cdef Flit *new_flit(self) noexcept nogil
+    cdef void free_flit(self, Flit *f) noexcept nogil
+    cdef Queue *new_queue(self, Port *port, int lane, bint inbound) noexcept nogil
+    cdef void free_queue(self, Queue *q) noexcept nogil
+    cdef Port *port_at(self, index) except NULL
+    cdef Node *node_at(self, index) except NULL
+    cdef void open_lane(self, Port *port, int lane, int64_t blocks)

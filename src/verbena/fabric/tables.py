@@ -1,0 +1,332 @@
+"""What the fabric simulator keeps: nodes, ports, lanes, queues, packets and events, made and freed.
+
+`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields otherwise.
+Pools grow by chunks that are never moved, so that a pointer stays valid; nothing is allocated for a packet once the
+pools have reached the fabric's working size.  A fabric that needs more memory than the system has ends the process,
+as running out of memory elsewhere does.
+"""
+
+from __future__ import annotations
+
+try:
+    import cython
+except ImportError:
+    from verbena import _cython_stub as cython
+
+from verbena.errors import InvalidAttributeError
+
+if cython.compiled:
+    from cython.cimports.libc.stdlib import calloc, free, realloc
+else:
+    from verbena._declarations import declarations
+
+    globals().update(declarations(__file__))
+    NO_EVENT = NO_PACKET = NO_QUEUE = NO_PORT = NO_SOURCE = NO_FLIT = NO_LANE = NO_ARBITER = NO_LINK = None
+    NO_BYTES = None
+
+BYTE_PS = 8_000_000_000_000
+
+
+class Tables:
+    """All the objects of one fabric."""
+
+    def __init__(self, flits):
+        self.flits = flits
+        self.inside = 0
+        self.next_id = 1
+        self.now_ps = 0
+        self.node_count = self.port_count = self.source_count = 0
+        self.node_room = self.port_room = self.source_room = 0
+        self.chunk_count = self.chunk_room = 0
+        if not cython.compiled:
+            self.nodes, self.ports, self.sources = [], [], []
+            self.free_packets = self.free_events = self.free_flits = self.free_queues = None
+
+    def __dealloc__(self):
+        i: cython.int
+        v: cython.int
+        if not cython.compiled:
+            return
+        self._free_data()
+        for i in range(self.port_count):
+            for v in range(LANES):
+                if self.ports[i].lane[v]:
+                    free(self.ports[i].lane[v].voq)
+                    free(self.ports[i].lane[v])
+            if self.ports[i].link:
+                free(self.ports[i].link.out)
+                free(self.ports[i].link)
+            free(self.ports[i].arbiter)
+            free(self.ports[i].pkeys)
+            free(self.ports[i])
+        for i in range(self.node_count):
+            if self.nodes[i].tables:
+                for v in range(256):
+                    free(self.nodes[i].tables[v])
+            free(self.nodes[i].tables)
+            free(self.nodes[i].table_sizes)
+            free(self.nodes[i].lft)
+            free(self.nodes[i].mft)
+            free(self.nodes[i].port)
+            free(self.nodes[i])
+        for i in range(self.source_count):
+            free(self.sources[i])
+        free(self.nodes)
+        free(self.ports)
+        free(self.sources)
+        for i in range(self.chunk_count):
+            free(self.chunks[i])
+        free(self.chunks)
+
+    def _free_data(self):
+        """Every packet's bytes: packets not in use have none (their field is cleared when they are freed)."""
+        i: cython.int
+        j: cython.int
+        p: cython.pointer(Packet)
+        if cython.compiled:
+            for i in range(self.chunk_count):
+                if cython.cast(cython.pointer(uint8_t), self.chunks[i])[0] == 1:
+                    p = cython.cast(
+                        cython.pointer(Packet), cython.cast(cython.pointer(uint8_t), self.chunks[i]) + 16
+                    )
+                    for j in range(CHUNK):
+                        free(p[j].data)
+
+    # --- pools --------------------------------------------------------------------------------------------
+
+    def chunk(self, size):
+        """Memory for `CHUNK` structs behind 16 bytes of its own, zeroed."""
+        if cython.compiled:
+            if self.chunk_count == self.chunk_room:
+                self.chunk_room = self.chunk_room * 2 + 64
+                self.chunks = cython.cast(
+                    cython.pointer(cython.p_void),
+                    realloc(self.chunks, self.chunk_room * cython.sizeof(cython.p_void)),
+                )
+            block = calloc(1, 16 + CHUNK * size) if self.chunks else cython.cast(cython.p_void, NO_BYTES)
+            if not block:
+                Py_FatalError("verbena: no memory left for the fabric")
+            self.chunks[self.chunk_count] = block
+            self.chunk_count += 1
+            return block
+
+    def new_packet(self):
+        i: cython.int
+        if self.free_packets:
+            p = self.free_packets
+            self.free_packets = p.next
+            p.next = NO_PACKET
+        elif cython.compiled:
+            block = cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Packet)))
+            block[0] = 1
+            p = cython.cast(cython.pointer(Packet), block + 16)
+            for i in range(1, CHUNK):
+                p[i].next = self.free_packets
+                self.free_packets = cython.address(p[i])
+        else:
+            p = Packet()
+        p.id = self.next_id
+        p.refs = 1
+        self.next_id += 1
+        self.inside += 1
+        return p
+
+    def release_packet(self, p):
+        """One holder less; the last one frees it."""
+        p.refs -= 1
+        if p.refs > 0:
+            return
+        if cython.compiled:
+            free(p.data)
+        p.data = NO_BYTES
+        p.source = NO_SOURCE
+        p.bad = p.phantom = False
+        p.ready = p.received = 0
+        p.tag = 0
+        p.next = self.free_packets
+        self.free_packets = p
+
+    def new_event(self):
+        i: cython.int
+        if self.free_events:
+            e = self.free_events
+            self.free_events = e.next
+        elif cython.compiled:
+            e = cython.cast(
+                cython.pointer(Event),
+                cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Event))) + 16,
+            )
+            for i in range(1, CHUNK):
+                e[i].next = self.free_events
+                self.free_events = cython.address(e[i])
+        else:
+            e = Event()
+        return e
+
+    def new_flit(self):
+        i: cython.int
+        if self.free_flits:
+            f = self.free_flits
+            self.free_flits = f.next
+        elif cython.compiled:
+            f = cython.cast(
+                cython.pointer(Flit),
+                cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Flit))) + 16,
+            )
+            for i in range(1, CHUNK):
+                f[i].next = self.free_flits
+                self.free_flits = cython.address(f[i])
+        else:
+            f = Flit()
+        f.next = NO_FLIT
+        f.first = f.last = f.phantom = f.bad = False
+        f.packet_id = f.tag = f.born_ps = 0
+        return f
+
+    def free_flit(self, f):
+        f.next = self.free_flits
+        self.free_flits = f
+
+    def new_queue(self, port, lane, inbound):
+        i: cython.int
+        if self.free_queues:
+            q = self.free_queues
+            self.free_queues = q.next
+        elif cython.compiled:
+            q = cython.cast(
+                cython.pointer(Queue),
+                cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Queue))) + 16,
+            )
+            for i in range(1, CHUNK):
+                q[i].next = self.free_queues
+                self.free_queues = cython.address(q[i])
+        else:
+            q = Queue()
+        q.head = q.tail = q.sending = NO_PACKET
+        q.output = NO_PORT
+        q.next = q.owner = NO_QUEUE
+        q.copies = q.length = 0
+        q.stamp += 1
+        q.waiting = q.delayed = False
+        q.port, q.lane, q.inbound = port, lane, inbound
+        return q
+
+    def free_queue(self, q):
+        q.stamp += 1
+        q.next = self.free_queues
+        self.free_queues = q
+
+    # --- nodes, ports, lanes ------------------------------------------------------------------------------
+
+    def port_at(self, index):
+        """The port of that index; raises `InvalidAttributeError` for another number."""
+        i: cython.int
+        if not isinstance(index, int) or not 0 <= index < self.port_count:
+            raise InvalidAttributeError(
+                f"the fabric has no port {index!r}: it has 0 to {self.port_count - 1}"
+            )
+        i = index
+        return self.ports[i]
+
+    def node_at(self, index):
+        """The node of that index; raises `InvalidAttributeError` for another number."""
+        i: cython.int
+        if not isinstance(index, int) or not 0 <= index < self.node_count:
+            raise InvalidAttributeError(
+                f"the fabric has no node {index!r}: it has 0 to {self.node_count - 1}"
+            )
+        i = index
+        return self.nodes[i]
+
+    def _make_node(self, kind, latency_ps, cut_through, voq, per_input):
+        """A node without ports; returns its index."""
+        if cython.compiled:
+            if self.node_count == self.node_room:
+                self.node_room = self.node_room * 2 + 16
+                self.nodes = cython.cast(
+                    cython.pointer(cython.pointer(Node)),
+                    realloc(self.nodes, self.node_room * cython.sizeof(cython.p_void)),
+                )
+            node = cython.cast(cython.pointer(Node), calloc(1, cython.sizeof(Node)))
+            if not self.nodes or not node:
+                raise MemoryError
+            node.port = cython.cast(
+                cython.pointer(cython.pointer(Port)), calloc(256, cython.sizeof(cython.p_void))
+            )
+            if not node.port:
+                raise MemoryError
+            self.nodes[self.node_count] = node
+        else:
+            node = Node()
+            node.port = [None] * 256
+            self.nodes.append(node)
+        node.index, node.kind, node.ports = self.node_count, kind, 0
+        node.latency_ps, node.cut_through = latency_ps, cut_through
+        node.voq, node.per_input = voq, per_input
+        self.node_count += 1
+        return node.index
+
+    def _make_port(self, index, number, lanes, blocks, max_size):
+        """A port of a node, down; returns its index."""
+        at: cython.int = number
+        v: cython.int
+        node = self.node_at(index)
+        if cython.compiled:
+            if self.port_count == self.port_room:
+                self.port_room = self.port_room * 2 + 16
+                self.ports = cython.cast(
+                    cython.pointer(cython.pointer(Port)),
+                    realloc(self.ports, self.port_room * cython.sizeof(cython.p_void)),
+                )
+            port = cython.cast(cython.pointer(Port), calloc(1, cython.sizeof(Port)))
+            if not self.ports or not port:
+                raise MemoryError
+            self.ports[self.port_count] = port
+        else:
+            port = Port()
+            port.lane = [None] * LANES
+            self.ports.append(port)
+        node.port[at] = port
+        port.index = self.port_count
+        self.port_count += 1
+        port.node, port.number, port.max_size = node, at, max_size
+        port.state = STATE_DOWN
+        port.lanes, port.wait_since_ps, port.send_queue = lanes, -1, SEND_QUEUE
+        for v in range(lanes):
+            self.open_lane(port, v, blocks)
+        self.open_lane(port, VL15, VL15_BUFFER)
+        return port.index
+
+    def open_lane(self, port, lane, blocks):
+        """Give a port a lane with a receive buffer of that many blocks."""
+        if cython.compiled:
+            port.lane[lane] = cython.cast(cython.pointer(Lane), calloc(1, cython.sizeof(Lane)))
+            if not port.lane[lane]:
+                raise MemoryError
+        else:
+            port.lane[lane] = Lane()
+        made = port.lane[lane]
+        made.size = blocks
+        made.inbox = self.new_queue(port, lane, True)
+        made.outbox = self.new_queue(port, lane, False)
+
+    def _make_source(self, index):
+        """A source at a port; returns its index."""
+        port = self.port_at(index)
+        if cython.compiled:
+            if self.source_count == self.source_room:
+                self.source_room = self.source_room * 2 + 16
+                self.sources = cython.cast(
+                    cython.pointer(cython.pointer(Source)),
+                    realloc(self.sources, self.source_room * cython.sizeof(cython.p_void)),
+                )
+            source = cython.cast(cython.pointer(Source), calloc(1, cython.sizeof(Source)))
+            if not self.sources or not source:
+                raise MemoryError
+            self.sources[self.source_count] = source
+        else:
+            source = Source()
+            self.sources.append(source)
+        source.port, source.index = port, self.source_count
+        self.source_count += 1
+        return source.index
