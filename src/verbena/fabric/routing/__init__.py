@@ -6,7 +6,9 @@ result; `find_cycle` tells whether a routing can deadlock, `trace` follows a pat
 
 from verbena.fabric.routing.deadlock import Channel, Check, Cycle, check, find_cycle
 from verbena.fabric.routing.engine import ENGINES, route
+from verbena.fabric.routing.given import dump_tables
 from verbena.fabric.routing.graph import End, RoutingError, RoutingGraph
+from verbena.fabric.routing.multicast import MulticastTree, multicast_tree
 from verbena.fabric.routing.routing import Routing
 from verbena.fabric.routing.trace import Hop, Trace, trace
 
@@ -17,12 +19,15 @@ __all__ = [
     "Cycle",
     "End",
     "Hop",
+    "MulticastTree",
     "Routing",
     "RoutingError",
     "RoutingGraph",
     "Trace",
     "check",
+    "dump_tables",
     "find_cycle",
+    "multicast_tree",
     "route",
     "trace",
 ]

@@ -97,7 +97,7 @@ def _channel(graph: RoutingGraph, channel: int, lane: int) -> Channel:
 def _round(graph: RoutingGraph, routing: Routing, start: int, lid: int) -> list[Channel]:
     """The channels of a forwarding loop that passes the switch `start`."""
     lane = 0 if routing.layers is None else routing.layers[start][lid]
-    channels = []
+    channels: list[Channel] = []
     s = start
     while not channels or s != start:
         channel = graph.first[s] + routing.port(s, lid)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from verbena.fabric.routing.dor import dor
+from verbena.fabric.routing.ftree import ftree
+from verbena.fabric.routing.given import given
 from verbena.fabric.routing.graph import RoutingError, RoutingGraph
 from verbena.fabric.routing.layered import layered
 from verbena.fabric.routing.minhop import minhop
@@ -14,7 +17,10 @@ from verbena.fabric.routing.updn import updn
 ENGINES: dict[str, Callable[..., Routing]] = {
     "minhop": minhop,
     "updn": updn,
+    "ftree": ftree,
+    "dor": dor,
     "layered": layered,
+    "file": given,
 }
 
 

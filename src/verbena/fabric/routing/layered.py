@@ -1,9 +1,9 @@
 """Layered: shortest ways on all cables, and a lane for each pair so that no lane can deadlock.
 
-The ways are min-hop's.  Each path from a switch to a LID is put on the first lane where it closes no cycle (LASH: Skeie,
-Lysne and Theiss, 2002; OpenSM's engines ``lash`` and ``dfsssp``, doc/current-routing.txt); then paths move to emptier
-lanes where that adds nothing.  A path keeps its lane all the way: the lane is chosen by source and destination where a
-packet enters (document 003:613, 618).
+The ways are min-hop's.  Each path from a switch to a LID is put on the first lane where it closes no cycle (LASH:
+Skeie, Lysne and Theiss, 2002; OpenSM's engines ``lash`` and ``dfsssp``, doc/current-routing.txt); then paths move to
+emptier lanes where that adds nothing.  A path keeps its lane all the way: the lane is chosen by source and destination
+where a packet enters (document 003:613, 618).
 
 A ring of any length needs two lanes, a tree one.  If there are fewer lanes than needed, that is an error that names the
 number.

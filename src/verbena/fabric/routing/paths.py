@@ -1,7 +1,7 @@
 """The loops that all routing engines share: which ports lead nearer to a switch, and which of them each LID takes.
 
 An engine goes through the destination switches.  For each it first asks for candidates, the set of ports that the rule
-allows at every switch (`minimal`, `updown`, or its own by `set_candidates`), and then has the LIDs there assigned,
+allows at every switch (`minimal`, `updown`, or an engine's own in a subclass), and then has the LIDs there assigned,
 balanced over the candidates (`assign`, or `assign_tree` for fat trees).  Every candidate leads to a switch with fewer
 hops to go, so whatever is chosen has no loop.
 
@@ -133,15 +133,10 @@ class Paths:
                 k += 1
         self.candidates_first[self.switches] = k
 
-    def set_candidates(self, first, candidates, hops):
-        """Candidates from an engine's own rule, as lists; `hops`: to go from each switch, -1 = no way."""
-        i: cython.int
-        for i in range(self.switches + 1):
-            self.candidates_first[i] = first[i]
-        for i in range(len(candidates)):
-            self.candidates[i] = candidates[i]
-        for i in range(self.switches):
-            self.hops[i] = hops[i]
+    def candidate_ports(self, s: cython.int):
+        """The candidates of a switch, as port numbers."""
+        lo, hi = self.candidates_first[s], self.candidates_first[s + 1]
+        return [self.candidates[i] - self.first[s] for i in range(lo, hi)]
 
     # --- up and down --------------------------------------------------------------------------------------------
 
