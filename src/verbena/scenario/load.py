@@ -16,7 +16,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from verbena.errors import FabricFileError
-from verbena.scenario.schema import KINDS, MODELS, FabricFile, Path, problems
+from verbena.scenario.fabric_topology import PlaceError, build_topology, fabric_problems, with_hosts
+from verbena.scenario.schema import KINDS, MODELS, FabricFile, problems
+from verbena.scenario.schema_types import Path
 
 LARGEST = 1 << 20
 MOST_SHOWN = 20
@@ -53,9 +55,24 @@ def parse_fabric(text: str, path: str = "fabric file") -> FabricFile:
         found = [document.explain(each) for each in wrong_items]
         raise _error(path, found) from None
     wrong = [(document.line(where), message) for where, message in problems(fabric)]
+    if not wrong and fabric.fabric is not None:
+        fabric, wrong = _with_topology(fabric, document, FilePath(path).parent)
     if wrong:
         raise _error(path, wrong)
     return fabric
+
+
+def _with_topology(
+    fabric: FabricFile, document: _Document, folder: FilePath
+) -> tuple[FabricFile, list[tuple[int, str]]]:
+    """A file on a fabric, with the hosts that its topology has; and what is wrong."""
+    try:
+        topology = build_topology(fabric, folder)
+    except PlaceError as error:
+        return fabric, [(document.line(error.where), str(error))]
+    fabric = with_hosts(fabric, topology)
+    found = [*fabric_problems(fabric, topology), *problems(fabric)]
+    return fabric, [(document.line(where), message) for where, message in found]
 
 
 def _error(path: str, found: list[tuple[int, str]]) -> FabricFileError:

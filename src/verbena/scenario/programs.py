@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from verbena.scenario import datagrams, workloads
+from verbena.scenario.fabric_schema import Traffic
 from verbena.scenario.outcome import Outcome
 from verbena.scenario.part import Part
 from verbena.scenario.schema import AtomicCounter, FileTransfer, PingPong, UdBurst, Workload
@@ -19,6 +20,9 @@ class Role:
     name: str
     adapter: str
     program: Callable[[Part], Awaitable[Seen]]
+
+
+Played = FileTransfer | PingPong | AtomicCounter | UdBurst
 
 
 def roles(spec: Workload) -> list[Role]:
@@ -42,13 +46,15 @@ def roles(spec: Workload) -> list[Role]:
                 Role("sink", spec.to, lambda part: datagrams.burst_sink(part, spec)),
                 Role("source", spec.source, lambda part: datagrams.burst_source(part, spec)),
             ]
+        case Traffic():
+            return []  # its packets have no bytes, and come from the fabric's own sources: see `simulation`
 
 
 def _client(spec: AtomicCounter, at: int) -> Role:
     return Role(f"client {at}", spec.clients[at], lambda part: workloads.counter_client(part, spec, at))
 
 
-def judge(spec: Workload, seen: dict[str, Seen]) -> Outcome:
+def judge(spec: Played, seen: dict[str, Seen]) -> Outcome:
     """How a workload ended, from what its roles saw."""
     match spec:
         case FileTransfer():

@@ -8,79 +8,44 @@ tell (names that are referred to, addresses used twice) is checked by `problems`
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-Path = tuple[str | int, ...]
-UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-TIMES = ("real", "virtual")
-LARGEST_MESSAGE = (1 << 31) - 1  # IBA vol. 1, 9.7.1: a message has at most 2^31 bytes; verbs hold one less
-LARGEST_FILE = 1 << 36
-
-
-def _bytes(value: Any) -> Any:
-    """A number of bytes, which may be written as text with a unit."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"([0-9]{1,20}) ?([KMG]i?B|B|)", value.strip(), re.IGNORECASE)
-    if found is None:
-        raise ValueError(f"{value!r} is no number of bytes: write for example 4096, 64 KiB or 1 MiB")
-    return int(found[1]) * UNITS[found[2].upper()]
-
-
-def _address(value: Any) -> Any:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is no IP address: write for example 127.0.0.1") from None
-    return value
-
-
-def _both(value: Any) -> Any:
-    if not isinstance(value, str | dict | BaseModel):
-        raise ValueError(f"{value!r} is no IP address: write for example 127.0.0.1")
-    return {"real": value, "virtual": value} if isinstance(value, str) else value
-
-
-def _capture(value: Any) -> Any:
-    if not isinstance(value, bool | dict | BaseModel):
-        raise ValueError(f"{value!r} is neither true nor false, nor a mapping with the key packets")
-    return {"enabled": value} if isinstance(value, bool) else value
-
-
-Name = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-IPAddress = Annotated[str, BeforeValidator(_address)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Size = BeforeValidator(_bytes)
-
-
-class Strict(BaseModel):
-    """No unknown keys, no guessed types, nothing changes after it was read."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, populate_by_name=True
-    )
-
-
-class Addresses(Strict):
-    """An adapter's IP address in real time (one of this machine's) and in virtual time (any)."""
-
-    real: IPAddress
-    virtual: IPAddress
-
-    def at(self, time: str) -> str:
-        return self.real if time == "real" else self.virtual
+from verbena.scenario.fabric_schema import (
+    Change,
+    FabricModel,
+    Flow,
+    LinkDefaults,
+    LinkModel,
+    RouterModel,
+    SwitchModel,
+    Traffic,
+)
+from verbena.scenario.schema_types import (
+    LARGEST_FILE,
+    LARGEST_MESSAGE,
+    TIMES,
+    Addresses,
+    Common,
+    Name,
+    Path,
+    Probability,
+    Size,
+    Strict,
+    capture_or_flag,
+    one_or_both,
+)
 
 
 class Adapter(Strict):
-    """A channel adapter.  mtu: active MTU of its port, in bytes."""
+    """A channel adapter.  address: on an ideal wire only.  ports: on a fabric.  mtu: active MTU, in bytes."""
 
     name: Name
-    address: Annotated[Addresses, BeforeValidator(_both)]
+    address: Annotated[Addresses, BeforeValidator(one_or_both)] | None = None
+    ports: Annotated[int, Field(ge=1, le=255)] = 1
     mtu: Literal[256, 512, 1024, 2048, 4096] = 4096
     ack_policy: Literal["coalesced", "per-packet"] = "coalesced"
 
@@ -121,13 +86,6 @@ class CaptureModel(Strict):
 
     enabled: bool = True
     packets: Annotated[int, Field(ge=1, le=10_000_000)] = 2_000
-
-
-class Common(Strict):
-    """What every workload has.  capture: do its packets go into the capture file (if there is one)?"""
-
-    name: Name
-    capture: bool = True
 
 
 class FileTransfer(Common):
@@ -198,26 +156,32 @@ class UdBurst(Common):
         yield ("to",), self.to
 
 
-Workload = FileTransfer | PingPong | AtomicCounter | UdBurst
+Workload = FileTransfer | PingPong | AtomicCounter | UdBurst | Traffic
 KINDS: dict[str, type[Workload]] = {
     "file-transfer": FileTransfer,
     "ping-pong": PingPong,
     "atomic-counter": AtomicCounter,
     "ud-burst": UdBurst,
+    "traffic": Traffic,
 }
 
 
 class FabricFile(Strict):
-    """A whole fabric file."""
+    """A whole fabric file.
+
+    What joins the adapters is a `fabric`, or else an ideal `wire`.  hosts: may be left out when the fabric's topology
+    is generated or read, which has hosts.
+    """
 
     name: Name
-    hosts: Annotated[tuple[Host, ...], Field(min_length=1, strict=False)]
+    hosts: Annotated[tuple[Host, ...], Field(strict=False)] = ()
+    fabric: FabricModel | None = None
     workloads: Annotated[
         tuple[Annotated[Workload, Field(discriminator="kind")], ...], Field(min_length=1, strict=False)
     ]
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
     wire: WireModel = WireModel()
-    capture: Annotated[CaptureModel, BeforeValidator(_capture)] = CaptureModel()
+    capture: Annotated[CaptureModel, BeforeValidator(capture_or_flag)] = CaptureModel()
 
     def adapters(self) -> dict[str, Adapter]:
         """All adapters by name."""
@@ -235,6 +199,13 @@ MODELS: dict[tuple[str, ...], type[Strict]] = {
     ("hosts", "adapters"): Adapter,
     ("hosts", "adapters", "address"): Addresses,
     ("wire",): WireModel,
+    ("fabric",): FabricModel,
+    ("fabric", "link"): LinkDefaults,
+    ("fabric", "links"): LinkModel,
+    ("fabric", "switches"): SwitchModel,
+    ("fabric", "routers"): RouterModel,
+    ("fabric", "changes"): Change,
+    ("workloads", "traffic", "flows"): Flow,
     ("wire", "faults"): FaultModel,
     ("capture",): CaptureModel,
     **{("workloads", kind): model for kind, model in KINDS.items()},
@@ -244,21 +215,53 @@ MODELS: dict[tuple[str, ...], type[Strict]] = {
 def problems(fabric: FabricFile) -> Iterator[tuple[Path, str]]:
     """What is wrong with a file whose every key is right: where, and what would be right."""
     yield from _twice("host", [(("hosts", i, "name"), h.name) for i, h in enumerate(fabric.hosts)])
-    places = [
+    places: list[tuple[Path, Adapter]] = [
         (("hosts", i, "adapters", j), adapter)
         for i, host in enumerate(fabric.hosts)
         for j, adapter in enumerate(host.adapters)
     ]
     yield from _twice("adapter", [((*at, "name"), adapter.name) for at, adapter in places])
-    for time in TIMES:
-        found: list[tuple[Path, str]] = [((*at, "address"), a.address.at(time)) for at, a in places]
-        yield from _twice("address", found)
+    if fabric.fabric is None:
+        yield from _on_a_wire(fabric, places)
+    else:
+        yield from _on_a_fabric(fabric, places)
     yield from _twice(
         "workload", [(("workloads", i, "name"), w.name) for i, w in enumerate(fabric.workloads)]
     )
     for i, workload in enumerate(fabric.workloads):
         for where, message in _ends(fabric, workload):
             yield ("workloads", i, *where), message
+
+
+def _on_a_wire(fabric: FabricFile, places: list[tuple[Path, Adapter]]) -> Iterator[tuple[Path, str]]:
+    """Every adapter has an address of its own, and one port."""
+    if not fabric.hosts:
+        yield (), "hosts: at least one is needed (only a fabric's topology brings its own)"
+    for at, adapter in places:
+        if adapter.address is None:
+            yield at, "the key address is missing here"
+        if adapter.ports != 1:
+            yield (*at, "ports"), "several ports need a fabric: on an ideal wire an adapter has one"
+    for time in TIMES:
+        found: list[tuple[Path, str]] = [
+            ((*at, "address"), a.address.at(time)) for at, a in places if a.address is not None
+        ]
+        yield from _twice("address", found)
+    for i, workload in enumerate(fabric.workloads):
+        if isinstance(workload, Traffic):
+            yield ("workloads", i, "kind"), "traffic needs a fabric to run through: the key fabric is missing"
+
+
+def _on_a_fabric(fabric: FabricFile, places: list[tuple[Path, Adapter]]) -> Iterator[tuple[Path, str]]:
+    """Adapters on a fabric have LIDs, and the fabric's links in the wire's place."""
+    for at, adapter in places:
+        if adapter.address is not None:
+            yield (
+                (*at, "address"),
+                "an adapter on a fabric has no IP address: the subnet manager gives it LIDs",
+            )
+    if "wire" in fabric.model_fields_set:
+        yield ("wire",), "the adapters are joined by the fabric: a wire has no place beside it"
 
 
 def _twice(what: str, names: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
@@ -278,19 +281,20 @@ def _ends(fabric: FabricFile, workload: Workload) -> Iterator[tuple[Path, str]]:
     first: str | None = None
     for where, name in workload.ends():
         if name not in adapters:
+            if not fabric.hosts:
+                continue  # the topology's hosts are not known yet
             host = next((h for h in fabric.hosts if h.name == name), None)
             hint = f"; {name} is a host, its adapters are {_names(host)}" if host else ""
             yield where, f"there is no adapter {name}: one of {known}{hint}"
+            continue
+        if isinstance(workload, Traffic):
             continue
         if first is None:
             first = name
         elif name == first:
             yield where, f"{name} is the other end, too: name two different adapters"
         else:
-            for time in TIMES:
-                versions = {ipaddress.ip_address(adapters[n].address.at(time)).version for n in (first, name)}
-                if len(versions) > 1:
-                    yield where, f"{first} and {name} have IPv4 and IPv6 addresses: use one kind"
+            yield from ((where, m) for m in _versions(adapters[first], adapters[name]))
         if isinstance(workload, UdBurst) and workload.bytes > adapters[name].mtu:
             yield (
                 ("bytes",),
@@ -300,3 +304,13 @@ def _ends(fabric: FabricFile, workload: Workload) -> Iterator[tuple[Path, str]]:
 
 def _names(host: Host) -> str:
     return ", ".join(adapter.name for adapter in host.adapters)
+
+
+def _versions(a: Adapter, b: Adapter) -> Iterator[str]:
+    for time in TIMES:
+        if a.address is not None and b.address is not None:
+            versions = {
+                ipaddress.ip_address(each.address.at(time)).version for each in (a, b) if each.address
+            }
+            if len(versions) > 1:
+                yield f"{a.name} and {b.name} have IPv4 and IPv6 addresses: use one kind"
