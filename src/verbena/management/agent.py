@@ -151,14 +151,13 @@ class SubnetManagementAgent:
         self._description = NodeDescription.of(description)
         self._local_change(node_description=True)
 
-    def set_capability(self, capability: int, on: bool) -> None:
-        """Set or clear a bit of PortInfo:CapabilityMask, such as `PortCapability.SM`: trap 144."""
-        for port in self._traps:
-            info = self._ports[port]
-            mask = info.capability_mask | capability if on else info.capability_mask & ~capability
-            if mask != info.capability_mask:
-                self._ports.store(port, replace(info, capability_mask=mask), apply=False)
-                self._local_change(port)
+    def set_capability(self, capability: int, on: bool, port: int) -> None:
+        """Set or clear a bit of a port's CapabilityMask, such as `PortCapability.SM`: trap 144."""
+        info = self._ports[port]
+        mask = info.capability_mask | capability if on else info.capability_mask & ~capability
+        if mask != info.capability_mask:
+            self._ports.store(port, replace(info, capability_mask=mask), apply=False)
+            self._local_change(port)
 
     def _local_change(self, only: int | None = None, node_description: bool = False) -> None:
         for port in self._traps:

@@ -17,6 +17,7 @@ from verbena.wire.errors import DecodeError
 from verbena.wire.layout import Buffer
 from verbena.wire.mad import ManagementClass, Method
 from verbena.wire.smp import MAX_HOPS, PERMISSIVE_LID, AttributeId, parse_smp_packet, smp_packet
+from verbena.wire.smp_attributes import PortCapability
 
 LOCAL = 0
 DISCARD = -1
@@ -31,7 +32,7 @@ class SmpPort(Protocol):
     """What a subnet manager needs of the port that it runs on."""
 
     def send(self, mad: bytes, *, path: tuple[int, ...] | None, dlid: int | None) -> None:
-        """Send an SMP by its directed route, or to a LID."""
+        """Send an SMP, or an answer, by its directed route, or to a LID; nothing comes back within the call."""
 
     def set_receiver(self, receive: Receiver) -> None:
         """Who gets what is meant for a subnet manager."""
@@ -104,6 +105,7 @@ class SubnetManagementInterface:
     def attach(self, port: int = 1) -> SmpPort:
         """The way out for a subnet manager that runs on this node, at `port` (of a switch: always 0)."""
         self._manager_port = 0 if self._is_switch else port
+        self.agent.set_capability(PortCapability.SM, True, self._manager_port)
         return self
 
     @property
@@ -117,6 +119,7 @@ class SubnetManagementInterface:
     def detach(self) -> None:
         """The subnet manager of this node is gone."""
         self._manager = None
+        self.agent.set_capability(PortCapability.SM, False, self._manager_port)
 
     def send(self, mad: bytes, *, path: tuple[int, ...] | None, dlid: int | None) -> None:
         """See `SmpPort`."""

@@ -26,6 +26,11 @@ def timeout_ns(code: int) -> int:
     return 4096 << code
 
 
+def _key(notice: Notice) -> tuple[int, bytes]:
+    """What makes two notices the same trap."""
+    return notice.trap, notice.details.ljust(54, b"\0")
+
+
 @dataclass(slots=True)
 class _Outstanding:
     mad: bytes
@@ -63,7 +68,7 @@ class TrapSender:
 
     def notify(self, notice: Notice) -> None:
         """Tell the subnet manager, now or as soon as the rate allows; does nothing while it is being told already."""
-        key = (notice.trap, notice.details)
+        key = _key(notice)
         if key in self._outstanding:
             self._counters["trap.merged"] += 1
             return
@@ -87,7 +92,7 @@ class TrapSender:
 
     def repress(self, notice: Notice) -> None:
         """The subnet manager has heard it."""
-        if self._outstanding.pop((notice.trap, notice.details), None) is not None:
+        if self._outstanding.pop(_key(notice), None) is not None:
             self._counters["trap.repressed"] += 1
         self._schedule()
 

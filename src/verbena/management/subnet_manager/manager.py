@@ -1,0 +1,450 @@
+"""The subnet manager (document 000:78-80; IBA vol. 1, 14.4).
+
+A heavy sweep discovers the subnet, and if this manager is master brings it to what the configuration wants, stage by
+stage: LIDs, links, partitions, lanes, forwarding tables, port states.  Each stage's SMPs are on the way many at once;
+the next begins when all are answered or given up.  Light sweeps only ask whether anything has changed.  Traps start a
+heavy sweep soon; several at once, one.
+
+Nothing here waits: SMPs and timers come in, SMPs go out.  `subnet` is the picture of the last finished sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from verbena.clock import Clock, Timer
+from verbena.errors import VerbenaError
+from verbena.management.smi import SmpPort
+from verbena.management.store import StoredEvent, StoredTopology, TopologyStore
+from verbena.management.subnet import Subnet, SubnetPort
+from verbena.management.subnet_manager.config import SubnetManagerConfig
+from verbena.management.subnet_manager.discovery import Discovery
+from verbena.management.subnet_manager.events import Statistics, SubnetEvent, SubnetEventKind
+from verbena.management.subnet_manager.lids import LidTable, NoLidError
+from verbena.management.subnet_manager.programming import Programmer
+from verbena.management.subnet_manager.roles import Roles
+from verbena.management.subnet_manager.routing import EngineRouter, Router, Tables
+from verbena.management.subnet_manager.smp_client import Question, SmpClient, ask
+from verbena.management.subnet_manager.traps import TrapReceiver
+from verbena.wire.mad import MAD_SIZE, Method
+from verbena.wire.smp import AttributeId
+from verbena.wire.smp_attributes import PortInfo, PortState, SmState, SwitchInfo
+
+_Kind = SubnetEventKind
+
+
+class SubnetManager:
+    """One subnet manager on one port.
+
+    port: how SMPs are sent (`SubnetManagementInterface.attach`).  guid: of that port.  port_number: of an adapter; 0
+    on a switch.  router: makes forwarding tables; by default the configuration's engine.  on_event: told of each
+    `SubnetEvent`.
+    """
+
+    def __init__(
+        self,
+        port: SmpPort,
+        guid: int,
+        clock: Clock,
+        config: SubnetManagerConfig | None = None,
+        *,
+        port_number: int = 1,
+        router: Router | None = None,
+        store: TopologyStore | None = None,
+        on_event: Callable[[SubnetEvent], None] | None = None,
+    ) -> None:
+        self.config = config = config or SubnetManagerConfig()
+        self.guid = guid
+        self.statistics = Statistics()
+        self.subnet: Subnet | None = None
+        self.lids = LidTable(config.first_lid, config.last_lid)
+        self.groups: dict[int, frozenset[int]] = {}
+        self.events: list[SubnetEvent] = []
+        """Of the sweep that is under way, or since the last."""
+        self._port = port
+        self._port_number = port_number
+        self._clock = clock
+        self._router = router or EngineRouter(config.engine, config.lanes, config.engine_options)
+        self._store = store
+        self._listeners = [on_event] if on_event is not None else []
+        self._client = SmpClient(port, clock, config, self.statistics, guid)
+        self._roles = Roles(self, self._client, port, clock)
+        self._traps = TrapReceiver(self, port)
+        self._discovery: Discovery | None = None
+        self._programmer: Programmer | None = None
+        self._tables: Tables | None = None
+        self._sweeping = False
+        self._again = False
+        self._faults = 0
+        self._imperfect = 0
+        self._reported: set[str] = set()
+        self._seen: set[str] = set()
+        self._known_conflicts: dict[int, str] = {}
+        self._new_master = True
+        self._began_ns = 0
+        self._timer: Timer | None = None
+        self._soon: Timer | None = None
+        self._running = False
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; raises `InvalidAttributeError` if two configured LIDs are alike or out of range."""
+        for guid, lid in self.config.lids.items():
+            self.lids.reserve(guid, lid, 0 if self.config.lmc == 0 else self.config.lmc)
+        if self._store is not None:
+            stored = {g: v for g, v in self._store.load_lids().items() if g not in self.config.lids}
+            for problem in self.lids.load(stored):
+                self.report(_Kind.ROUTING, f"the store is wrong: {problem}")
+        self._running = True
+        self._port.set_receiver(self._receive)
+        self.sweep()
+
+    def stop(self) -> None:
+        """Fall silent: nothing is sent or answered any more."""
+        self._running = False
+        self._client.abandon()
+        self._roles.stop()
+        for timer in (self._timer, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._soon = None
+        self._sweeping = False
+        self._port.set_receiver(lambda mad, slid: None)
+
+    @property
+    def state(self) -> SmState:
+        """Discovering, standby, master or not active."""
+        return self._roles.state
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is under way, or waits to begin soon."""
+        return not self._sweeping and self._soon is None
+
+    def listen(self, on_event: Callable[[SubnetEvent], None]) -> None:
+        """Tell this one of events, too."""
+        self._listeners.append(on_event)
+
+    def sweep(self) -> None:
+        """A heavy sweep: now, or after the one that is under way."""
+        if not self._running or self._roles.state in (SmState.STANDBY, SmState.NOT_ACTIVE):
+            return
+        if self._sweeping:
+            self._again = True
+            return
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self._start_sweep()
+
+    def sweep_soon(self) -> None:
+        """A heavy sweep when what is happening has settled."""
+        if self._soon is None and self._running:
+            self._soon = self._clock.call_at(self._clock.now() + self.config.settle_ns, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        self._soon = None
+        self.sweep()
+
+    def set_groups(self, groups: Mapping[int, frozenset[int]]) -> None:
+        """Multicast groups: port GUIDs of the members by multicast LID; the tables are written at once."""
+        self.groups = dict(groups)
+        if not self._sweeping:
+            self._write_groups()
+
+    def _write_groups(self) -> None:
+        if self._programmer is not None and self.state is SmState.MASTER:
+            for question in self._programmer.multicast(self.groups):
+                self._client.put(question)
+
+    def report(self, kind: SubnetEventKind, text: str, guid: int = 0, lid: int = 0, trap: int = 0) -> None:
+        """Tell the listeners, and remember it for the store."""
+        event = SubnetEvent(kind, self._clock.now(), text, guid, lid, trap)
+        self.events.append(event)
+        for listener in self._listeners:
+            listener(event)
+
+    # --- SMPs ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, mad: bytes, slid: int) -> None:
+        """An SMP for a subnet manager.  Never raises."""
+        if not self._running:
+            return
+        if len(mad) != MAD_SIZE or mad[0] != 1 or mad[2] != 1:
+            self.statistics.malformed += 1
+        elif mad[3] == Method.GET_RESPONSE:
+            self._client.receive(mad)
+        elif mad[3] == Method.TRAP:
+            self._traps.receive(mad, slid)
+        elif mad[3] in (Method.GET, Method.SET):
+            self._roles.answer(mad, slid)
+        else:
+            self.statistics.malformed += 1
+
+    # --- heavy sweep --------------------------------------------------------------------------------------------
+
+    def _start_sweep(self) -> None:
+        self._sweeping, self._again = True, False
+        self._faults = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._client.abandon()  # a light sweep's, whose answers are of no use any more
+        self.statistics.heavy_sweeps += 1
+        self._began_ns = self._clock.now()
+        self._discovery = Discovery(
+            self._client,
+            self._port_number,
+            self.config.gid_prefix,
+            self.subnet,
+            self._roles.state is SmState.MASTER,
+            self._count_malformed,
+        )
+        self._discovery.start()
+        self._client.feed(iter(()), self._discovered)
+
+    def _count_malformed(self) -> None:
+        self.statistics.malformed += 1
+
+    def _discovered(self) -> None:
+        discovery = self._discovery
+        if discovery is None or discovery.own is None:
+            self._finish_sweep()
+            return
+        subnet = discovery.finish()
+        self.statistics.discovery_ns = self._clock.now() - self._began_ns
+        self._tell_problems(discovery)
+        own = discovery.own.ports.get(0 if discovery.own.is_switch else self._port_number)
+        if own is None or discovery.own.guid not in subnet.nodes:
+            self._finish_sweep()
+            return
+        self._roles.meet(subnet, own, partial(self._decided, subnet, own))
+
+    def _tell_problems(self, discovery: Discovery) -> None:
+        for text in discovery.silent:
+            self._faults += 1
+            self._once(_Kind.NO_ANSWER, text)
+        for guid, text in discovery.duplicates.items():
+            self._once(_Kind.DUPLICATE_GUID, text, guid)
+        for guid, text in discovery.conflicts.items():
+            # A cable that was moved during the sweep looks like this, too, but not twice.
+            if guid in self._known_conflicts:
+                self._once(_Kind.DUPLICATE_GUID, text, guid)
+            else:
+                self._faults += 1
+        self._known_conflicts = discovery.conflicts
+
+    def _once(self, kind: SubnetEventKind, text: str, guid: int = 0) -> None:
+        """Report what was not true in the last sweep already."""
+        if text not in self._reported and text not in self._seen:
+            self.report(kind, text, guid)
+        self._seen.add(text)
+
+    def _decided(self, subnet: Subnet, own: SubnetPort) -> None:
+        """The other managers are known: go on as master, or stand by."""
+        if self._roles.state is not SmState.MASTER:
+            self.subnet = subnet
+            self._sweeping = False
+            self._roles.stand_by()
+            return
+        lids = self._assign(subnet, own)
+        if own.guid not in lids:
+            self._finish_sweep()
+            return
+        self._remember_tables(subnet)
+        subnet.sm_lid = lids[own.guid][0]
+        programmer = self._programmer = Programmer(
+            subnet, self.config, own, self._new_master, self.statistics, self._failed, self._warn
+        )
+        self._run(
+            [
+                partial(programmer.addresses, lids),
+                partial(self._route, subnet, programmer),
+                programmer.links,
+                partial(programmer.keys, self.config.partitions),
+                programmer.lanes,
+                self._forward,
+                partial(programmer.multicast, self.groups),
+                partial(programmer.states, PortState.INIT, PortState.ARMED),
+                partial(programmer.states, PortState.ARMED, PortState.ACTIVE),
+            ],
+            partial(self._programmed, subnet),
+        )
+
+    def _run(self, stages: list[Callable[[], Iterator[Question]]], then: Callable[[], None]) -> None:
+        if stages:
+            self._client.feed(stages[0](), partial(self._run, stages[1:], then))
+        else:
+            then()
+
+    def _failed(self, what: str, status: int | None) -> None:
+        self._faults += 1
+        if status is None:
+            self._once(_Kind.NO_ANSWER, f"{what} does not answer")
+        else:
+            self._once(_Kind.REFUSED, f"{what}: status {status:#x}")
+
+    def _warn(self, text: str) -> None:
+        self._once(_Kind.REFUSED, text)
+
+    def _assign(self, subnet: Subnet, own: SubnetPort) -> dict[int, tuple[int, int]]:
+        """LIDs of all ends: those that have one keep it, those that say they have one come next."""
+        given: dict[int, tuple[int, int]] = {}
+        present = frozenset(subnet.ports_by_guid)
+        ends = sorted(
+            subnet.end_ports(),
+            key=lambda port: (self.lids.get(port.guid) is None, not port.info.lid, port is not own),
+        )
+        for port in ends:
+            lmc = 0 if port.node.is_switch else self.config.lmc
+            try:
+                given[port.guid] = (self.lids.assign(port.guid, lmc, port.info.lid, present), lmc)
+            except NoLidError as error:
+                self._once(_Kind.NO_LID, f"{port}: {error}", port.guid)
+        return given
+
+    def _remember_tables(self, subnet: Subnet) -> None:
+        """What was written before holds, unless the node has restarted since: then it has lost its LID."""
+        if self.subnet is None or self._new_master:
+            return
+        for guid, old in self.subnet.nodes.items():
+            node = subnet.nodes.get(guid)
+            if node is None:
+                continue
+            if node.is_switch and node.lid and node.lid == old.lid:
+                node.lft, node.mft = old.lft, old.mft
+            for number, port in node.ports.items():
+                before = old.ports.get(number)
+                if before is not None and port.lid and port.info.port_state >= PortState.ARMED:
+                    port.pkeys = before.pkeys
+
+    def _route(self, subnet: Subnet, programmer: Programmer) -> Iterator[Question]:
+        """No SMPs: the LIDs are written, so the tables can be computed."""
+        self.statistics.lids_ns = self._clock.now() - self._began_ns
+        subnet.index()
+        try:
+            self._tables = self._router(subnet)
+        except VerbenaError as error:
+            self._faults += 1
+            self._tables = None
+            self._once(_Kind.ROUTING, f"no routing: {error}")
+        else:
+            subnet.service_level = self._tables.service_level
+            subnet.engine, subnet.lanes = self._tables.engine, self._tables.lanes
+            for warning in self._tables.warnings:
+                self._once(_Kind.ROUTING, warning)
+        yield from ()
+
+    def _forward(self) -> Iterator[Question]:
+        if self._tables is not None and self._programmer is not None:
+            yield from self._programmer.forwarding(self._tables.by_switch)
+
+    def _programmed(self, subnet: Subnet) -> None:
+        subnet.index()
+        before, self.subnet = self.subnet, subnet
+        self._new_master = False
+        self._tell_services(before, subnet)
+        self._finish_sweep()
+
+    def _tell_services(self, before: Subnet | None, now: Subnet) -> None:
+        old = {port.guid: port for port in _in_service(before)}
+        new = {port.guid: port for port in _in_service(now)}
+        for guid, port in old.items():
+            if guid not in new:
+                self.report(_Kind.OUT_OF_SERVICE, f"{port} is gone", guid, port.lid)
+        for guid, port in new.items():
+            if guid not in old:
+                self.report(_Kind.IN_SERVICE, f"{port} has LID {port.lid:#x}", guid, port.lid)
+
+    def _finish_sweep(self) -> None:
+        self.statistics.sweep_ns = self._clock.now() - self._began_ns
+        self._sweeping = False
+        if self.state is SmState.MASTER and self.subnet is not None:
+            self._write_groups()  # they may have changed since their stage
+            self.report(
+                _Kind.SWEPT, f"{len(self.subnet.nodes)} nodes, {sum(1 for _ in self.subnet.links())} links"
+            )
+            if self._store is not None:
+                self._store.save(StoredTopology.of(self.subnet), self.lids.all())
+        self._save_events()
+        self._imperfect = self._imperfect + 1 if self._faults else 0
+        self._reported, self._seen = self._seen, set()
+        if self._again or 0 < self._imperfect <= self.config.resweeps:
+            self.sweep_soon()
+        elif self.config.sweep_interval_ns:
+            self._timer = self._clock.call_at(
+                self._clock.now() + self.config.sweep_interval_ns, self._light_sweep
+            )
+        self._roles.swept()
+
+    def _save_events(self) -> None:
+        if self._store is not None:
+            self._store.add_events(
+                StoredEvent(e.time_ns, e.kind.value, e.guid, e.lid, e.trap, e.text) for e in self.events
+            )
+        self.events = []
+
+    # --- light sweep --------------------------------------------------------------------------------------------
+
+    def _light_sweep(self) -> None:
+        """Ask every switch whether a port has changed, and the manager's own port."""
+        self._timer = None
+        if self.state is not SmState.MASTER or self.subnet is None or self._imperfect:
+            self.sweep()
+            return
+        self.statistics.light_sweeps += 1
+        self._client.feed(self._light_questions(self.subnet), self._light_done)
+
+    def _light_questions(self, subnet: Subnet) -> Iterator[Question]:
+        for node in subnet.switches:
+            yield ask(AttributeId.SWITCH_INFO, 0, node.path, self._switch_says)
+        yield ask(AttributeId.PORT_INFO, self._port_number, b"", partial(self._own_says, subnet))
+        yield from self._roles.questions()
+
+    def _switch_says(self, status: int | None, data: bytes) -> None:
+        if status != 0 or SwitchInfo.unpack(data).port_state_change:
+            self._again = True
+
+    def _own_says(self, subnet: Subnet, status: int | None, data: bytes) -> None:
+        own = subnet.port_of_lid(subnet.sm_lid)
+        info = PortInfo.unpack(data) if status == 0 else PortInfo()
+        if own is None or (info.lid, info.port_state) != (own.lid, own.info.port_state):
+            self._again = True
+
+    def _light_done(self) -> None:
+        if self._again:
+            self.sweep()
+        elif not self._sweeping and self.config.sweep_interval_ns:
+            self._timer = self._clock.call_at(
+                self._clock.now() + self.config.sweep_interval_ns, self._light_sweep
+            )
+
+    # --- for the roles ------------------------------------------------------------------------------------------
+
+    def become_master(self) -> None:
+        """This manager has just become master: everything is looked at and written again."""
+        self._new_master = True
+        self.report(_Kind.STATE, "this subnet manager is master now")
+
+    def step_down(self) -> None:
+        """Another one is master: stop whatever is under way."""
+        self._client.abandon()
+        self._sweeping = self._again = False
+        for timer in (self._timer, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._soon = None
+        self.report(_Kind.STATE, "another subnet manager is master now")
+
+
+def _in_service(subnet: Subnet | None) -> list[SubnetPort]:
+    """The ports that can be reached: an active link, and a LID; switches once they have one."""
+    if subnet is None or not subnet.sm_lid:
+        return []
+    return [
+        port
+        for port in subnet.end_ports()
+        if port.lid and (port.node.is_switch or port.state == PortState.ACTIVE)
+    ]
