@@ -10,6 +10,8 @@ if _pure.pure_wanted():
     _pure.install()
 
 from verbena.adapter.attributes import (
+    HOST_ADAPTER,
+    IO_ADAPTER,
     AdapterAttributes,
     AddressVector,
     DeviceAttributes,
@@ -32,6 +34,7 @@ from verbena.errors import (
     FabricFileError,
     InvalidAttributeError,
     InvalidStateError,
+    PortStateError,
     QueueFullError,
     ResourceError,
     SystemLimitError,
@@ -48,6 +51,7 @@ from verbena.transport.kinds import (
     AsyncEventType,
     CompletionFlags,
     CompletionOpcode,
+    PathMigrationState,
     QPState,
     QPType,
     SendFlags,
@@ -64,6 +68,8 @@ from verbena.verbs.queue_pair import QueuePair
 __version__ = "0.1.0"
 
 __all__ = [
+    "HOST_ADAPTER",
+    "IO_ADAPTER",
     "Access",
     "AckPolicy",
     "AdapterAttributes",
@@ -98,8 +104,10 @@ __all__ = [
     "InvalidStateError",
     "Listener",
     "MemoryRegion",
+    "PathMigrationState",
     "PcapTap",
     "PortAttributes",
+    "PortStateError",
     "ProtectionDomain",
     "QPAttributes",
     "QPCapabilities",

@@ -440,6 +440,10 @@ class ChannelAdapter:
         """The MTU of port 1, in bytes."""
         return self.mtu_of(1)
 
+    def link_engines(self) -> range:
+        """The link-level engines, for management only: they have no names, and are enumerated (document 003:606)."""
+        return range(len(self.ports))
+
     def gid_table(self, number: int) -> tuple[Gid, ...]:
         """The GIDs of a port."""
         return (self._gid,) if self.native is None else self.native.port(number).gids

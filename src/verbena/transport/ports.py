@@ -220,6 +220,10 @@ class Ports(Engine):
 
     def may_post(self, q, path):
         number: cython.int = self.paths[path].port
+        if q.service == UD and q.port != self.paths[path].port and q.qpn != 1:
+            raise InvalidAttributeError(
+                f"the address handle leaves from port {number}, and the queue pair uses port {q.port}"
+            )
         if self.ports[number].state != PORT_ACTIVE or self.ports[number].lid == 0:
             raise PortStateError(
                 f"port {number} is {STATE_NAMES[self.ports[number].state]} with LID {self.ports[number].lid}: "

@@ -12,6 +12,7 @@ from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, Port
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.cm import ConnectionService, Listener
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection
@@ -136,6 +137,25 @@ class Context:
         """A new completion queue of `depth` entries, bound to a completion handler's identifier, or to none."""
         self._checked()
         return CompletionQueue(self, depth, handler)
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def post_send(self, qp: QueuePair, request: WorkRequest) -> None:
+        """`qp.post_send`, through the adapter that owns the queue pair.
+
+        Raises `InvalidAttributeError` for one of another adapter: queue pairs are not shared (document 003:565).
+        """
+        self._own(qp).post_send(request)
+
+    def post_recv(self, qp: QueuePair, request: RecvRequest) -> None:
+        """`qp.post_recv`, in the same way."""
+        self._own(qp).post_recv(request)
+
+    def _own(self, qp: object) -> QueuePair:
+        self._checked()
+        if not isinstance(qp, QueuePair) or qp.context.adapter is not self.adapter:
+            raise InvalidAttributeError("invalid queue pair: it belongs to another adapter, post there")
+        return qp
 
     # --- connections --------------------------------------------------------------------------------------
 
