@@ -15,7 +15,7 @@ from cli.processes import verbena as run_verbena
 from verbena.cli import main as cli
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-COMMANDS = ("pingpong", "perf", "rping", "run", "dump")
+COMMANDS = ("pingpong", "perf", "rping", "run", "dump", "show")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +66,9 @@ def test_help_imports_only_what_it_needs() -> None:
         (["rping", "-c"], "-a"),
         (["run"], "file"),
         (["dump"], "capture"),
+        (["show"], "either FILE or --generate"),
+        (["show", "x", "--generate", "star hosts=1"], "either FILE or --generate"),
+        (["show", "x", "--format", "png"], "'png' is not one of"),
         (["jump"], "'jump'"),
     ],
 )

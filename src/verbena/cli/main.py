@@ -56,6 +56,14 @@ class TimeMode(StrEnum):
     virtual = "virtual"
 
 
+class ShowFormat(StrEnum):
+    """What a topology is shown as."""
+
+    table = "table"
+    svg = "svg"
+    ibnetdiscover = "ibnetdiscover"
+
+
 class Operation(StrEnum):
     """Operations that perf measures."""
 
@@ -310,6 +318,41 @@ def dump(
     from verbena.cli.dump import dump as run_dump
 
     return run_dump(str(capture), count=count, verbose=verbose)
+
+
+@app.command()
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(help="A topology: what ibnetdiscover printed.", show_default=False)
+    ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            "--generate", help='Instead of FILE, a shape, such as "fat-tree k=4".', show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write it there (default: the terminal).", show_default=False),
+    ] = None,
+    format: Annotated[
+        ShowFormat | None,
+        typer.Option(
+            "--format", help="Default: svg for an OUTPUT that ends so, else table.", show_default=False
+        ),
+    ] = None,
+) -> int:
+    """Draw or list a topology, or write it as ibnetdiscover does."""
+    if (file is None) == (generate is None):
+        raise typer.BadParameter("give either FILE or --generate")
+    from verbena.cli.show import show as run_show
+
+    return run_show(
+        None if file is None else str(file),
+        generate=generate,
+        output=None if output is None else str(output),
+        format=None if format is None else format.value,
+    )
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class Reader:
             raise self._wrong("the line of a node is cut off or malformed", line)
         kind, guid = _KINDS[found[1].capitalize()], int(found[4], 16)
         record = Record(
-            self._line, kind, int(found[2]), guid, found[5].strip(), self._keys, chassis=self._chassis
+            self._line, kind, int(found[2]), guid, _readable(found[5]), self._keys, chassis=self._chassis
         )
         self._keys = {}
         if LETTERS[found[3].upper()] is not kind:
@@ -222,6 +222,11 @@ class Reader:
             found[12],
             found[13].upper(),
         )
+
+
+def _readable(description: str) -> str:
+    """A description with blanks for control characters, which the tool does not print either."""
+    return "".join(letter if letter.isprintable() else " " for letter in description).strip()
 
 
 def _lid(text: str) -> int:

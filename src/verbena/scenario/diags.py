@@ -1,8 +1,8 @@
 """What iblinkinfo, ibstat, perfquery, ibtracert, ibhosts and ibswitches of infiniband-diags print, from plain data.
 
 Byte for byte in their habit (iblinkinfo.c, ibstat.c, perfquery.c, ibtracert.c and the scripts of infiniband-diags;
-values as libibmad's dump.c prints them), so that what reads their output reads this.  Where the data comes from, management
-datagrams or counters of a simulation, is the caller's business.  Every function returns the whole text.
+values as libibmad's dump.c prints them), so that what reads their output reads this.  Where the data comes from,
+management datagrams or counters of a simulation, is the caller's business.  Every function returns the whole text.
 """
 
 from __future__ import annotations

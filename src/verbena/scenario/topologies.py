@@ -1,0 +1,40 @@
+"""Topologies out of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from verbena.errors import FabricFileError
+from verbena.fabric.check import check
+from verbena.fabric.ibnetdiscover import DumpError, read
+from verbena.fabric.topology import Topology
+
+FABRIC_FILES = (".yaml", ".yml")
+
+
+def open_topology(path: str, warn: Callable[[str], None] | None = None) -> Topology:
+    """The topology in a file that `ibnetdiscover` wrote; its name is the file's.  It is read as it comes, line by line.
+
+    warn: is called with a sentence for each oddity with which a real fabric runs.  Raises `FabricFileError`, which
+    names the file and the line.
+    """
+    if Path(path).suffix.lower() in FABRIC_FILES:
+        raise FabricFileError(
+            f"{path}: a fabric file has no topology to show; give what ibnetdiscover printed"
+        )
+    told = warn or (lambda sentence: None)
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            topology = read(file, name=Path(path).stem, warn=lambda sentence: told(f"{path}: {sentence}"))
+    except OSError as error:
+        raise FabricFileError(f"{path}: {error.strerror or error}") from None
+    except DumpError as error:
+        sentence = str(error).removeprefix(f"line {error.line}: ")
+        where = path if error.line is None else f"{path}:{error.line}"
+        raised = FabricFileError(f"{where}: {sentence}")
+        raised.line = error.line
+        raise raised from None
+    for problem in check(topology):
+        told(f"{path}: {problem}")
+    return topology
