@@ -153,11 +153,11 @@ class _Checker:
 
     def _name(self) -> None:
         """A name for each node: its description where that is its own, else what the dump calls it in links."""
-        times = Counter(record.description for record in self._records.values())
+        times = Counter(record.description.strip() for record in self._records.values())
         letters = {kind: letter for letter, kind in LETTERS.items()}
         taken = set()
         for record in self._records.values():
-            record.name = record.description
+            record.name = record.description.strip()
             if not record.name or times[record.name] > 1 or record.name in taken:
                 record.name = f"{letters[record.kind]}-{record.guid:016x}"
             taken.add(record.name)
@@ -238,5 +238,5 @@ class _Checker:
 def _host(record: Record) -> str | None:
     """The host's or package's name out of a description, as Linux and switch makers write them; None: its own."""
     pattern = _CHIP if record.kind is NodeKind.SWITCH else _ADAPTER
-    found = pattern.fullmatch(record.description)
+    found = pattern.fullmatch(record.description.strip())
     return None if found is None else found[1]

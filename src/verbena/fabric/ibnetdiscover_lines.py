@@ -226,7 +226,7 @@ class Reader:
 
 def _readable(description: str) -> str:
     """A description with blanks for control characters, which the tool does not print either."""
-    return "".join(letter if letter.isprintable() else " " for letter in description).strip()
+    return "".join(letter if letter.isprintable() else " " for letter in description)
 
 
 def _lid(text: str) -> int:
