@@ -1,6 +1,6 @@
 """Where management datagrams come from and go to, and answers that come later.
 
-Everything in management that speaks over queue pair 1 is handed a `send(address, datagram)` and calls no network itself.
+Everything in management that speaks over queue pair 1 is handed a `send(address, datagram)`; it calls no network.
 """
 
 from __future__ import annotations

@@ -104,6 +104,10 @@ SA_DATA = RMPP_DATA - SA_HEADER
 """Bytes of records in one datagram."""
 
 
+class Packable(Protocol):
+    def pack(self) -> bytes: ...
+
+
 class Record(Protocol):
     """One of the attributes: packed and unpacked as `Layout` does, with its components in the mask's order."""
 
@@ -177,7 +181,7 @@ def sa_mad(
     )
 
 
-def sa_message(mad: RmppMad, header: SaHeader, record: Record | None = None) -> RmppMad:
+def sa_message(mad: RmppMad, header: SaHeader, record: Packable | None = None) -> RmppMad:
     """A datagram with one record, or none, that is not part of a transfer."""
     return replace(mad, data=header.pack() + (record.pack() if record is not None else b""))
 
