@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from verbena.clock import Clock, Timer
 from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout, Pending, Send
 from verbena.management.rmpp import RESPONSE_BIT, RmppReceiver
-from verbena.wire import MAD_SIZE
+from verbena.wire import MAD_SIZE, Method
 from verbena.wire.rmpp import RmppMad, RmppStatus, RmppType
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class _Request:
     tries: int
     timer: Timer | None = None
     transfer: RmppReceiver | None = None
+
+    @property
+    def response(self) -> int:
+        """The method of its answer."""
+        return Method.GET_RESPONSE if self.mad.method == Method.SET else self.mad.method | RESPONSE_BIT
 
 
 class Transactions:
@@ -75,7 +80,7 @@ class Transactions:
     def request(
         self, to: MadAddress, mad: RmppMad, *, timeout_ns: int = TIMEOUT_NS, tries: int = TRIES
     ) -> Pending[Answer]:
-        """Send a request, again and again until it is answered.
+        """Send a request, again and again until it is answered; a Set with the method GetResp (13.4.5).
 
         The answer may carry an error's status.  Fails with `ManagementTimeout`, or `ManagementError` for a transfer
         that was broken off, or if too many requests wait.
@@ -141,7 +146,7 @@ class Transactions:
             return "transaction"
         if source.lid != request.to.lid:
             return "source"
-        if mad.method != request.mad.method | RESPONSE_BIT or mad.attribute_id != request.mad.attribute_id:
+        if mad.method != request.response or mad.attribute_id != request.mad.attribute_id:
             return "method"
         if self._rmpp and mad.is_rmpp:
             if request.transfer is None:
