@@ -201,7 +201,7 @@ def _print(console: Console, result: RunResult, folder: Path) -> None:
     for outcome in result.outcomes:
         for at, row in enumerate(outcome.rows):
             name = "" if at else outcome.name
-            table.add_row(name, row.what, f"{row.bytes:,}", duration(row.ns), row.rate)
+            table.add_row(name, row.what, f"{row.bytes:,}" if row.bytes else "", duration(row.ns), row.rate)
     console.print(table)
     _print_packets(console, result)
     for outcome in result.outcomes:
@@ -217,6 +217,8 @@ def _print(console: Console, result: RunResult, folder: Path) -> None:
 
 def _print_packets(console: Console, result: RunResult) -> None:
     names = list(result.counters)
+    if not names:
+        return
     table = Table("packets", *names)
     for column in table.columns[1:]:
         column.justify = "right"

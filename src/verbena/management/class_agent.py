@@ -56,7 +56,9 @@ class ClassAgent:
         self.counters: Counter[str] = Counter()
         self._send = send
 
-    def handle(self, source: MadAddress, method: int, attribute_id: int, modifier: int, body: bytes) -> Layout:
+    def handle(
+        self, source: MadAddress, method: int, attribute_id: int, modifier: int, body: bytes
+    ) -> Layout:
         """The attribute to answer with; raises `Refusal`.  body: 192 bytes."""
         raise NotImplementedError
 

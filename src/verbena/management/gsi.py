@@ -26,7 +26,7 @@ Receiver = Callable[[MadAddress, bytes], None]
 class GeneralServicesInterface:
     """Queue pair 1 of a node.
 
-    transmit(port, packet): puts a packet, LRH to ICRC, on the fabric.  lid(port): a port's base LID.  gid(port): its GID.
+    transmit(port, packet): puts a packet, LRH to ICRC, on the fabric.  lid(port), gid(port): a port's base LID and GID.
     `counters` names what was dropped and why.
     """
 
@@ -60,7 +60,7 @@ class GeneralServicesInterface:
         self._responses.pop(management_class, None)
 
     def receive(self, packet: bytes, port: int) -> bool:
-        """A packet, LRH to VCRC, for queue pair 1 that came in at a port; False: it is for somebody else.  Never raises."""
+        """A packet, LRH to VCRC, that came in at a port; False: it is for somebody else.  Never raises."""
         start = 48 if packet[1] & 3 == 3 else 8
         mad_at = start + BTH.SIZE + DETH.SIZE
         if len(packet) <= mad_at + 3 or int.from_bytes(packet[start + 5 : start + 8], "big") != GSI_QP:
@@ -80,7 +80,7 @@ class GeneralServicesInterface:
             self.counters[f"drop.{reason}"] += 1
             return True
         assert isinstance(found, NativePacket)
-        deth = found.transport.get(DETH)
+        deth = found.transport.get(DETH) or DETH()
         source = MadAddress(
             lid=found.lrh.slid,
             qpn=deth.src_qp,
@@ -100,7 +100,8 @@ class GeneralServicesInterface:
             return "opcode"
         if not packet.icrc_ok:
             return "icrc"
-        if packet.transport.get(DETH).qkey != GSI_QKEY:
+        deth = packet.transport.get(DETH)
+        if deth is None or deth.qkey != GSI_QKEY:
             return "qkey"
         return "" if len(packet.transport.payload) == MAD_SIZE else "length"
 

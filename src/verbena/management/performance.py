@@ -75,7 +75,9 @@ class PerformanceAgent(ClassAgent):
         self._read = read
         self._written: dict[tuple[int, int, str], int] = {}
 
-    def handle(self, source: MadAddress, method: int, attribute_id: int, modifier: int, body: bytes) -> Layout:
+    def handle(
+        self, source: MadAddress, method: int, attribute_id: int, modifier: int, body: bytes
+    ) -> Layout:
         """Get and Set of the counters, Get of ClassPortInfo."""
         if attribute_id == PmAttribute.CLASS_PORT_INFO and method == Method.GET:
             able = PmCapability.ALL_PORT_SELECT | PmCapability.EXTENDED_WIDTH | PmCapability.XMIT_WAIT

@@ -7,16 +7,30 @@ pulled and nodes switched off meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
 
+from verbena.adapter.attributes import DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
-from verbena.fabric.assembly import Assembly
+from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.fabric.assembly import Assembly, FabricOptions
+from verbena.fabric.topology import Link, NodeKind, PortId, Topology
+from verbena.management.profile import profiles
+from verbena.management.store import TopologyStore
+from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.core_ports import CorePorts
+from verbena.runtime.fabric_node import FabricNode
+from verbena.runtime.manager import Manager
 from verbena.runtime.virtual import EngineDriver
-from verbena.runtime.virtual_time import VirtualClock
+from verbena.runtime.virtual_time import VirtualClock, VirtualTime
+from verbena.transport.kinds import AckPolicy
+from verbena.verbs.context import Context
 
 LINK_UP, LINK_DOWN, ROOM = 1, 2, 3  # reports of a core
 VL15 = 15
+START_NS = 60_000_000_000
+HOST = DeviceAttributes(max_qp=4096, max_cq=4096)
 
 
 class CoreEvents:
@@ -41,7 +55,8 @@ class CoreEvents:
 
     def run(self, until_ns: int) -> int:
         self._core.run(until_ns)
-        return self._core.now
+        now: int = self._core.now
+        return now
 
     def dispatch(self) -> bool:
         delivered = self._core.deliveries()
@@ -74,3 +89,199 @@ class FabricDriver(EngineDriver):
         if self._open:
             self._ports.room(port)
             self.kick()
+
+
+class Fabric(VirtualTime):
+    """A fabric of hosts, switches and routers in virtual time.
+
+    topology: what there is; it is changed when cables are pulled and nodes switched off.  options: how the elements
+    are made.  flits: every flit by itself, with its bytes; False: packets in trains of flits, faster, with the same
+    times where nothing goes wrong.  managers: names of the adapters that run a subnet manager; by default the first
+    host of each subnet.  config: of the managers; the first of a subnet's has priority.  store: where they remember.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        seed: int = 0,
+        options: FabricOptions | None = None,
+        flits: bool = True,
+        managers: Sequence[str] = (),
+        config: SubnetManagerConfig | None = None,
+        store: TopologyStore | None = None,
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.seed = seed
+        self.assembly = Assembly(topology, options, seed=seed, flits=flits)
+        self.core = self.assembly.core
+        self.config = config or SubnetManagerConfig()
+        self.nodes: dict[str, FabricNode] = {}
+        self.managers: dict[str, Manager] = {}
+        self._store = store
+        self._drivers: dict[str, FabricDriver] = {}
+        self._profiles = profiles(topology)
+        self.clock.attach(CoreEvents(self.assembly, self._deliver, self._report))
+        for name in topology.nodes:
+            self._make_node(name)
+        for rank, name in enumerate(managers or self._default_managers()):
+            self._make_manager(name, rank if managers else 0)
+
+    def _make_node(self, name: str) -> None:
+        def send(port: int, packet: bytes) -> None:
+            self.core.inject(self.assembly.ports[PortId(name, port)], packet)
+
+        self.nodes[name] = FabricNode(
+            self.assembly,
+            self.topology.nodes[name],
+            self._profiles[name],
+            self.clock,
+            send,
+            Random(f"{self.seed} node {name}"),
+        )
+
+    # --- management ---------------------------------------------------------------------------------------
+
+    def _default_managers(self) -> list[str]:
+        """The first host of each subnet."""
+        return [
+            next(node.name for node in self.topology.hosts if node.name in part)
+            for part in self.topology.subnets()
+            if any(node.name in part for node in self.topology.hosts)
+        ]
+
+    def _make_manager(self, name: str, rank: int) -> None:
+        node = self.nodes.get(name)
+        if node is None or node.node.kind is not NodeKind.CA:
+            raise InvalidAttributeError(f"{name!r} cannot run a subnet manager: it is no host of this fabric")
+        config = replace(self.config, priority=max(self.config.priority - rank, 0)) if rank else self.config
+        self.managers[name] = Manager(
+            node, self.clock, config, self._store, self.seed, self._first_port(name)
+        )
+
+    def _first_port(self, name: str) -> int:
+        node = self.topology.nodes[name]
+        return next((n for n in range(1, node.ports + 1) if PortId(name, n) in self.topology.at), 1)
+
+    def start(self, timeout_ns: int = START_NS) -> None:
+        """Let the subnet managers bring the fabric up; raises `SystemLimitError` if they do not within that time."""
+        fresh = [manager for manager in self.managers.values() if not manager.running]
+        for manager in fresh:
+            manager.start()
+        end = self.clock.now() + timeout_ns
+        while not self.settled:
+            following = self.clock.next_time()
+            if following is None or following > end:
+                raise SystemLimitError(
+                    f"the subnet managers have not brought the fabric up within {timeout_ns / 1e9:g} simulated seconds"
+                )
+            self.clock.step(end)
+
+    @property
+    def settled(self) -> bool:
+        """Has every subnet manager finished what it had to do?"""
+        return all(manager.settled for manager in self.managers.values() if manager.running)
+
+    def manager_of(self, name: str) -> Manager:
+        """The master of a node's subnet.  Raises `SystemLimitError` while there is none."""
+        guid = self.topology.nodes[name].guid
+        for manager in self.managers.values():
+            subnet = manager.subnet_manager.subnet
+            if manager.is_master and subnet is not None and guid in subnet.nodes:
+                return manager
+        raise SystemLimitError(f"no subnet manager is in charge of {name}")
+
+    # --- hosts --------------------------------------------------------------------------------------------
+
+    def open_device(
+        self,
+        name: str,
+        *,
+        limits: DeviceAttributes | None = None,
+        window_bytes: int = 1 << 20,
+        ack_policy: AckPolicy = AckPolicy.COALESCED,
+    ) -> Context:
+        """The channel adapter of a host, by the name of its node.  The fabric is brought up first, if it is not.
+
+        Raises `SystemLimitError` for an adapter that is open already, `InvalidAttributeError` for what is no host.
+        """
+        node = self.nodes.get(name)
+        if node is None or node.node.kind is not NodeKind.CA:
+            hosts = ", ".join(host.name for host in self.topology.hosts[:8])
+            raise InvalidAttributeError(f"{name!r} is no host of this fabric: its hosts are {hosts} …")
+        if name in self._drivers:
+            raise SystemLimitError(f"adapter in use: {name} is open already")
+        self.start()
+        adapter = ChannelAdapter(
+            None,
+            limits or replace(HOST, name=name, node_guid=node.node.guid, phys_port_cnt=node.node.ports),
+            ports=node.make_ports(),
+            clock=self.clock,
+            random=Random(f"{self.seed} adapter {name}"),
+            active_mtu=self.assembly.options.mtu,
+            window_bytes=window_bytes,
+            ack_policy=ack_policy,
+        )
+        ports = CorePorts(
+            adapter,
+            self.core,
+            {n: self.assembly.ports[PortId(name, n)] for n in range(1, node.node.ports + 1)},
+        )
+        driver = self._drivers[name] = FabricDriver(adapter, self.clock, ports)
+        node.attach(adapter)
+        context = Context(adapter, driver)
+        context.on_close(lambda: self._closed(name))
+        return context
+
+    def _closed(self, name: str) -> None:
+        self.nodes[name].detach()
+        self._drivers.pop(name, None)
+
+    # --- packets ------------------------------------------------------------------------------------------
+
+    def _deliver(self, port: int, packet: bytes, in_port: int, handle: int) -> None:
+        at = self.assembly.ids[port]
+        node = self.nodes[at.node]
+        if packet[0] >> 4 == VL15:
+            node.interface.receive(packet, in_port)
+        elif not node.services.receive(packet, at.port) and (driver := self._drivers.get(at.node)):
+            driver.arrived(port, packet)
+
+    def _report(self, kind: int, port: int) -> None:
+        at = self.assembly.ids[port]
+        if kind in (LINK_UP, LINK_DOWN):
+            self.nodes[at.node].agent.link_changed(at.port, kind == LINK_UP)
+        elif kind == ROOM and (driver := self._drivers.get(at.node)):
+            driver.room(port)
+
+    # --- while it runs ------------------------------------------------------------------------------------
+
+    def pull(self, port: PortId | str) -> Link:
+        """Pull the cable out of a port, written ``s1[3]``; what is on it is lost, and counted."""
+        return self.assembly.pull(_port(port))
+
+    def plug(self, link: Link) -> Link:
+        """Plug a cable in again."""
+        return self.assembly.plug(link)
+
+    def power_off(self, name: str) -> None:
+        """Switch a node off: its links go down, and what runs on it stops."""
+        if name in self.managers and self.managers[name].running:
+            self.managers[name].stop()
+        self.assembly.power_off(name)
+
+    def power_on(self, name: str) -> None:
+        """Switch a node on again; its subnet manager, if it had one, starts afresh."""
+        self.assembly.power_on(name)
+        if name in self.managers:
+            self.managers[name].start()
+
+
+def _port(port: PortId | str) -> PortId:
+    if isinstance(port, PortId):
+        return port
+    name, bracket, number = port.partition("[")
+    if not bracket or not number[:-1].isdigit() or number[-1] != "]":
+        raise InvalidAttributeError(f"{port!r} is no port: write for example s1[3]")
+    return PortId(name, int(number[:-1]))

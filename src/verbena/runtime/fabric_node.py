@@ -1,12 +1,13 @@
 """One node of a fabric: what its management agent acts on, and the adapter that a program opens on it.
 
-`CoreHardware` is a node's hardware as its agent sees it (`management.agent.Hardware`), in a fabric's core.  `FabricNode`
-is the node: its agent, its queue pair 0, and, for a host that was opened, its channel adapter.
+`CoreHardware` is a node's hardware as its agent sees it (`management.agent.Hardware`), in a fabric's core.
+`FabricNode` is the node: its agents, its queue pairs 0 and 1, and, for a host that was opened, its channel adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.adapter.port import AdapterPort, PortState
@@ -15,8 +16,11 @@ from verbena.fabric.assembly import Assembly
 from verbena.fabric.rates import LinkRate
 from verbena.fabric.topology import Node, NodeKind, PortId
 from verbena.management.agent import AgentEvent, SubnetManagementAgent, life_ns
+from verbena.management.gsi import GeneralServicesInterface
+from verbena.management.performance import PerformanceAgent
 from verbena.management.profile import LANES_OF_CODE, NodeProfile
 from verbena.management.smi import SubnetManagementInterface
+from verbena.wire.mad import ManagementClass
 from verbena.wire.smp_attributes import PhysicalState, PortInfo
 
 PKEY_BLOCK = 32
@@ -35,7 +39,6 @@ class CoreHardware:
         self._pkeys: dict[int, dict[int, tuple[int, ...]]] = {}
         self._enforce: dict[int, tuple[bool, bool]] = {}
         self._groups: dict[int, list[int]] = {}
-        self._base: dict[int, dict[str, int]] = {}
         self.port_listener: Callable[[int, PortInfo], None] = lambda port, info: None
         self.pkey_listener: Callable[[int, list[int]], None] = lambda port, keys: None
 
@@ -102,17 +105,15 @@ class CoreHardware:
         self._core.set_lifetime(self._index, life_ns)
 
     def port_counters(self, port: int) -> dict[str, int]:
-        base = self._base.get(port, {})
         counted = self._core.port_counters(self._port(port))
-        return {name: value - base.get(name, 0) for name, value in counted.items() if isinstance(value, int)}
+        return {name: value for name, value in counted.items() if isinstance(value, int)}
 
     def clear_counters(self, port: int, names: Sequence[str]) -> None:
-        counted = self._core.port_counters(self._port(port))
-        self._base.setdefault(port, {}).update({name: counted[name] for name in names if name in counted})
+        self._core.clear_counters(self._port(port), names)
 
 
 class FabricNode:
-    """A node with its agent.  name: of the topology's node.  send: puts a packet on the fabric at one of its ports."""
+    """A node with its agents.  send: puts a packet on the fabric at one of its ports."""
 
     def __init__(
         self,
@@ -121,12 +122,22 @@ class FabricNode:
         profile: NodeProfile,
         clock: Clock,
         send: Callable[[int, bytes], None],
+        random: Random,
     ) -> None:
         self.node = node
         self.hardware = CoreHardware(assembly, node)
         self.agent = SubnetManagementAgent(profile, self.hardware, clock, self._event)
         self.interface = SubnetManagementInterface(self.agent, send, clock)
+        self.services = GeneralServicesInterface(send, self.agent.lid, self._gid, random)
+        ports = [port for port in profile.port_numbers if port or node.kind is not NodeKind.SWITCH]
+        self.performance = PerformanceAgent(self.services.send, ports, self.hardware.port_counters)
+        self.services.serve(ManagementClass.PERFORMANCE, self.performance.receive)
         self.adapter: ChannelAdapter | None = None
+
+    def _gid(self, port: int) -> bytes:
+        at = self.agent.addressed(port)
+        prefix = self.agent.port_info(at).gid_prefix
+        return (prefix << 64 | self.agent.profile.port_guid(at)).to_bytes(16, "big")
 
     @property
     def name(self) -> str:

@@ -51,9 +51,9 @@ class Board:
 
 def endpoint_to_data(endpoint: Endpoint) -> list[Any]:
     """An endpoint as a list that JSON can hold."""
-    return [endpoint.gid.raw.hex(), endpoint.qp_num, endpoint.psn]
+    return [endpoint.gid.raw.hex(), endpoint.qp_num, endpoint.psn, endpoint.lid]
 
 
 def endpoint_from_data(data: Value) -> Endpoint:
-    gid, qp_num, psn = data
-    return Endpoint(Gid(bytes.fromhex(gid)), int(qp_num), int(psn))
+    gid, qp_num, psn, lid = data
+    return Endpoint(Gid(bytes.fromhex(gid)), int(qp_num), int(psn), int(lid))

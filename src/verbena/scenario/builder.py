@@ -7,15 +7,18 @@ import mmap
 import os
 import stat
 from contextlib import ExitStack
+from pathlib import Path
 from random import Random
 
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError, VerbenaError
+from verbena.runtime.fabric import Fabric
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.runtime.wires import FaultInjector, Faults, Wire
 from verbena.scenario.board import Board
 from verbena.scenario.capture import Recorder
+from verbena.scenario.fabric_run import make_fabric, schedule_changes
 from verbena.scenario.outcome import Watcher
 from verbena.scenario.part import Part
 from verbena.scenario.programs import Role, roles
@@ -45,6 +48,7 @@ class Stage:
     """The adapters of some hosts, and the roles of the workloads that run there.  A context manager.
 
     hosts: one of them in real time, all in virtual time.  data: the file to transfer, if it is not to be made up.
+    folder: where the fabric file is.
     """
 
     def __init__(
@@ -57,18 +61,21 @@ class Stage:
         real: bool,
         recorder: Recorder | None = None,
         data: Data | None = None,
+        folder: Path = Path(),
     ) -> None:
         self.fabric = fabric
         self.hosts = hosts
         self.board = board
         self.contexts: dict[str, Context] = {}
         self.injectors: dict[str, FaultInjector] = {}
-        self.net: VirtualNetwork | None = None
+        self.net: VirtualNetwork | Fabric | None = None
         self._watcher = watcher
         self._recorder = recorder
         self._data = data
         self._opening = ""
-        if not real:
+        if fabric.fabric is not None:
+            self.net = make_fabric(fabric, folder)
+        elif not real:
             wire = fabric.wire
             self.net = VirtualNetwork(
                 fabric.seed, delay_ns=wire.delay_ns, rate_bps=wire.rate_bps, wrap=self._wrap
@@ -80,12 +87,21 @@ class Stage:
 
     def _open_adapters(self) -> None:
         try:
+            wanted = self._wanted()
             for host in self.fabric.hosts:
                 for adapter in host.adapters if host.name in self.hosts else ():
+                    if adapter.name not in wanted:
+                        continue
                     self.contexts[adapter.name] = self._open.enter_context(self._adapter(adapter))
         except BaseException:
             self._open.close()
             raise
+
+    def _wanted(self) -> set[str]:
+        """The adapters that are opened: on a fabric, which may have thousands, those that a workload names."""
+        if self.fabric.fabric is None:
+            return set(self.fabric.adapters())
+        return {role.adapter for spec in self.fabric.workloads for role in roles(spec)}
 
     def _set_capture(self, wanted: bool) -> None:
         """Capture or not, from now on.  Without a tap around its wire, an adapter is driven by compiled code: in real
@@ -111,6 +127,9 @@ class Stage:
     def _adapter(self, adapter: Adapter) -> Context:
         self._opening = adapter.name
         policy = AckPolicy(adapter.ack_policy)
+        if isinstance(self.net, Fabric):
+            return self.net.open_device(adapter.name, ack_policy=policy)
+        assert adapter.address is not None
         if self.net is not None:
             return self.net.open_device(adapter.address.virtual, mtu=adapter.mtu, ack_policy=policy)
         wrapped = self._tapped or self.fabric.wire.faults.any
@@ -141,6 +160,8 @@ class Stage:
     async def run(self) -> list[dict[str, Seen]]:
         """All workloads, one after the other; of each, what the roles here saw."""
         seen = []
+        if isinstance(self.net, Fabric):
+            schedule_changes(self.net, self.fabric)
         for number, spec in enumerate(self.fabric.workloads):
             here = [role for role in roles(spec) if role.adapter in self.contexts]
             self._watcher.started(number, spec.name)

@@ -45,7 +45,7 @@ async def burst_source(part: Part, spec: UdBurst) -> Seen:
         memory = side.pd.alloc_mr(BATCH * spec.bytes)
         side.qp.activate(QKEY)
         peer = endpoint_from_data(await part.read("endpoint"))
-        handle = side.pd.create_ah(AddressVector(peer.gid))
+        handle = side.pd.create_ah(AddressVector(peer.gid, dlid=peer.lid))
         await asyncio.sleep(part.settle_s)
         refused, faults = drops(part.ctx.counters()), part.faults()
         start, done, posted = part.now(), 0, 0

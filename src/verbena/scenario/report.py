@@ -13,11 +13,13 @@ from typing import Any
 
 from verbena.errors import SystemLimitError
 from verbena.scenario import plot
+from verbena.scenario.fabric_schema import FabricModel
 from verbena.scenario.outcome import RunResult, duration
-from verbena.scenario.schema import FabricFile
+from verbena.scenario.schema import Adapter, FabricFile
 
 CAPTURE = "capture.pcapng"
 PICTURE = "throughput.svg"
+MOST_HOSTS = 64
 
 
 def make_folder(wanted: str | None, name: str) -> Path:
@@ -109,11 +111,16 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
     lines += _table(
         ("host", "adapter", "address", "MTU", "acknowledges"),
         (
-            (host.name, adapter.name, adapter.address.at(result.time), adapter.mtu, adapter.ack_policy)
-            for host in fabric.hosts
+            (host.name, adapter.name, _place(adapter, result.time), adapter.mtu, adapter.ack_policy)
+            for host in fabric.hosts[:MOST_HOSTS]
             for adapter in host.adapters
         ),
     )
+    if len(fabric.hosts) > MOST_HOSTS:
+        lines += [f"… and {len(fabric.hosts) - MOST_HOSTS:,} more hosts.", ""]
+    if fabric.fabric is not None:
+        lines += [_joined_by(fabric.fabric), "", "## Packets", ""]
+        return lines + _counters(result) + _capture(result)
     wire = fabric.wire
     faults = ", ".join(f"{name} {value:g}" for name, value in wire.faults.model_dump().items() if value)
     if result.time == "virtual":
@@ -121,6 +128,21 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
     lines += [f"Faults: {faults if wire.faults.any else 'none'}.", "", "## Packets", ""]
     lines += _counters(result)
     return lines + _capture(result)
+
+
+def _place(adapter: Adapter, time: str) -> str:
+    return "on the fabric" if adapter.address is None else adapter.address.at(time)
+
+
+def _joined_by(model: FabricModel) -> str:
+    """A sentence about the fabric."""
+    source = model.generate or model.dump or "by hand"
+    given = "".join(f" {key}={value}" for key, value in model.parameters.items())
+    switching = "cut-through" if model.cut_through else "store and forward"
+    return (
+        f"Topology: {source}{given}; routing {model.routing}; {model.lanes} data lanes of "
+        f"{model.buffer_bytes:,} bytes; switches {model.switch_latency_ns} ns, {switching}."
+    )
 
 
 def _counters(result: RunResult) -> list[str]:

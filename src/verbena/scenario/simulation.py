@@ -124,7 +124,8 @@ class Simulation:
         self._layered = self.routing.lanes > 1
         if self._layered and any(flow.level for flow in spec.flows):
             raise VerbenaError(
-                f"routing {model.routing} takes {self.routing.lanes} lanes against deadlock: flows have no level of their own"
+                f"routing {model.routing} takes {self.routing.lanes} lanes against deadlock: "
+                "flows have no level of their own"
             )
         self.assembly.load(self.addresses, zip(graph.switches, self.routing.tables, strict=True))
         self._set_lanes(model.lanes)

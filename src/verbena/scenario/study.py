@@ -1,7 +1,7 @@
 """Parameter studies: the same fabric file many times, with other values and other seeds.
 
-A study is a list of points: values for some of the file's keys, and a seed.  Each point's run stands by itself and gives
-a flat record of numbers; the records are kept one by one as they come (`Results`), so that a study that was interrupted
+A study is a list of points: values for some of the file's keys, and a seed.  Each point's run stands by itself, and
+gives a flat record of numbers; the records are kept one by one as they come (`Results`), so that an interrupted study
 goes on where it stopped, and become one Parquet file at the end.
 """
 
@@ -146,9 +146,9 @@ def _set_everywhere(data: Any, key: str, value: Value) -> bool:
         if key in data and not isinstance(data[key], dict | list):
             data[key] = value
             found = True
-        found = any([_set_everywhere(item, key, value) for item in data.values()]) or found
-    elif isinstance(data, list):
-        found = any([_set_everywhere(item, key, value) for item in data])
+        data = list(data.values())
+    for item in data if isinstance(data, list) else ():
+        found |= _set_everywhere(item, key, value)
     return found
 
 

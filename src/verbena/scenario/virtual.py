@@ -4,41 +4,78 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from verbena.runtime.fabric import Fabric
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.scenario.board import Board
 from verbena.scenario.builder import Data, Stage
 from verbena.scenario.capture import Recorder
-from verbena.scenario.outcome import RunResult, Watcher
+from verbena.scenario.fabric_run import fabric_balance, settle
+from verbena.scenario.fabric_schema import Traffic
+from verbena.scenario.fabric_topology import build_topology
+from verbena.scenario.outcome import Outcome, RunResult, Watcher
 from verbena.scenario.programs import judge
 from verbena.scenario.schema import FabricFile
+from verbena.scenario.simulation import simulate
 
 
 def run_virtual(
-    fabric: FabricFile, watcher: Watcher, *, capture: Path | None, data: Data | None
+    fabric: FabricFile,
+    watcher: Watcher,
+    *,
+    capture: Path | None,
+    data: Data | None,
+    folder: Path = Path(),
 ) -> RunResult:
-    """Run a fabric file's workloads.  capture: the file that packets are written to."""
+    """Run a fabric file's workloads.  capture: the file that packets are written to.  folder: where the file is."""
+    if all(isinstance(spec, Traffic) for spec in fabric.workloads):
+        return _result(fabric, _traffic(fabric, watcher, folder))
     recorder = None if capture is None else Recorder(capture, fabric.capture.packets)
     hosts = [host.name for host in fabric.hosts]
     try:
-        with Stage(fabric, hosts, Board(), watcher, real=False, recorder=recorder, data=data) as stage:
+        with Stage(
+            fabric, hosts, Board(), watcher, real=False, recorder=recorder, data=data, folder=folder
+        ) as stage:
             assert stage.net is not None
             seen = stage.net.run(stage.run())
             simulated = stage.net.now
-            stage.net.run_until_idle()
-            return RunResult(
-                name=fabric.name,
-                time="virtual",
-                seed=fabric.seed,
-                outcomes=[judge(spec, each) for spec, each in zip(fabric.workloads, seen, strict=True)],
-                counters=stage.counters(),
-                captured=None if recorder is None else recorder.written,
-                not_captured=0 if recorder is None else recorder.left_out,
-                simulated_ns=simulated,
-                balance=_balance(stage, stage.net),
-            )
+            if isinstance(stage.net, Fabric):
+                settle(stage.net)
+                balance = fabric_balance(stage.net)
+            else:
+                stage.net.run_until_idle()
+                balance = _balance(stage, stage.net)
+            outcomes = _traffic(fabric, watcher, folder)
+            for number, spec in enumerate(fabric.workloads):
+                if not isinstance(spec, Traffic):
+                    outcomes[number] = judge(spec, seen[number])
+            result = _result(fabric, outcomes)
+            result.counters = stage.counters()
+            result.captured = None if recorder is None else recorder.written
+            result.not_captured = 0 if recorder is None else recorder.left_out
+            result.simulated_ns = simulated
+            result.balance = balance
+            return result
     finally:
         if recorder is not None:
             recorder.close()
+
+
+def _traffic(fabric: FabricFile, watcher: Watcher, folder: Path) -> dict[int, Outcome]:
+    """The outcomes of the traffic workloads, by their numbers; each runs in a fabric of its own."""
+    found = {}
+    for number, spec in enumerate(fabric.workloads):
+        if isinstance(spec, Traffic):
+            assert fabric.fabric is not None
+            watcher.started(number, spec.name)
+            topology = build_topology(fabric, folder)
+            found[number] = simulate(topology, fabric.fabric, spec, fabric.seed, watcher, number, folder)
+            watcher.finished(number)
+    return found
+
+
+def _result(fabric: FabricFile, outcomes: dict[int, Outcome]) -> RunResult:
+    ordered = [outcomes[number] for number in sorted(outcomes)]
+    return RunResult(fabric.name, "virtual", fabric.seed, ordered, counters={})
 
 
 def _balance(stage: Stage, net: VirtualNetwork) -> list[tuple[str, int, int]]:

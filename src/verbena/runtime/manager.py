@@ -1,0 +1,119 @@
+"""A subnet manager on a node of a fabric, with the subnet administration beside it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from verbena.clock import Clock
+from verbena.management.smi import SmpPort
+from verbena.management.store import TopologyStore
+from verbena.management.subnet import Subnet
+from verbena.management.subnet_administration import SubnetAdministration
+from verbena.management.subnet_manager.config import SubnetManagerConfig
+from verbena.management.subnet_manager.events import SubnetEvent, SubnetEventKind
+from verbena.management.subnet_manager.manager import SubnetManager
+from verbena.runtime.fabric_node import FabricNode
+from verbena.wire.mad import ManagementClass
+from verbena.wire.smp_attributes import SmState
+
+
+class Manager:
+    """A node's subnet manager and its subnet administration.  port: of the node, where both speak."""
+
+    def __init__(
+        self,
+        node: FabricNode,
+        clock: Clock,
+        config: SubnetManagerConfig,
+        store: TopologyStore | None,
+        seed: int,
+        port: int,
+    ) -> None:
+        self.node = node
+        self.config = config
+        self.port = port
+        self._clock = clock
+        self._store = store
+        self._random = Random(f"{seed} manager {node.name}")
+        self.running = False
+        self.subnet_manager = self._made()
+        self.administration: SubnetAdministration | None = None
+
+    def _made(self) -> SubnetManager:
+        way: SmpPort = self.node.interface.attach(self.port)
+        guid = self.node.agent.profile.port_guid(self.port)
+        return SubnetManager(
+            way,
+            guid,
+            self._clock,
+            self.config,
+            port_number=self.port,
+            store=self._store,
+            on_event=self._told,
+        )
+
+    def start(self) -> None:
+        """Begin to manage, or to stand by; after a stop, with nothing remembered but what is stored."""
+        if self.administration is not None:
+            self.subnet_manager = self._made()
+        self.running = True
+        self.subnet_manager.start()
+
+    def stop(self) -> None:
+        """Fall silent at once."""
+        self.running = False
+        self.subnet_manager.stop()
+        self.node.interface.detach()
+        self.node.services.forget(ManagementClass.SUBN_ADM)
+        self._serving = False
+
+    _serving = False
+
+    @property
+    def is_master(self) -> bool:
+        return self.running and self.subnet_manager.state is SmState.MASTER
+
+    @property
+    def settled(self) -> bool:
+        """Standing by, or master with nothing left to do."""
+        state = self.subnet_manager.state
+        if state in (SmState.STANDBY, SmState.NOT_ACTIVE):
+            return True
+        return (
+            state is SmState.MASTER
+            and self.subnet_manager.is_settled
+            and self.subnet_manager.subnet is not None
+        )
+
+    def _subnet(self) -> Subnet:
+        found = self.subnet_manager.subnet
+        return Subnet(self.config.gid_prefix) if found is None else found
+
+    def _told(self, event: SubnetEvent) -> None:
+        if event.kind is SubnetEventKind.SWEPT and self.subnet_manager.state is SmState.MASTER:
+            self._serve()
+
+    def _serve(self) -> None:
+        """The administration of a master that has a picture of the subnet: the picture is new, or newer."""
+        if self.administration is None or not self._serving:
+            services = self.node.services
+            self.administration = SubnetAdministration(
+                self._subnet,
+                lambda to, mad: services.send_from(self.port, to, mad),
+                self._clock,
+                self._random,
+                sm_key=self.config.sm_key,
+                on_tree=lambda tree: self._set_groups(),
+            )
+            services.serve(ManagementClass.SUBN_ADM, self.administration.receive)
+            self._serving = True
+        else:
+            self.administration.changed()
+
+    def _set_groups(self) -> None:
+        """Write the multicast groups' trees into the switches."""
+        assert self.administration is not None
+        multicast = self.administration.multicast
+        if multicast is not None:
+            trees = multicast.trees()
+            self.subnet_manager.set_groups({tree.mlid: tree.receivers | tree.senders for tree in trees})
