@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from verbena.cli import main as cli
+from verbena.fabric.generators import GENERATORS, parameters
 from verbena.fabric.ibnetdiscover import read
 from verbena.scenario.draw import NO_MATPLOTLIB
 
@@ -109,3 +112,28 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capture
     arguments = ["show", "--generate", "star hosts=2", "-o", str(output)]
     assert cli.execute(arguments) == 1
     assert capsys.readouterr().err == f"verbena show: {output}: No such file or directory\n"
+
+
+def test_the_guide_shows_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command in docs/topologies.md that is shown with its output prints that."""
+    whole = (DUMPS / "edr.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "cut.txt").write_text("".join(whole[:22]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("verbena.cli.show.time.ctime", lambda: "then")
+    guide = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text()
+    shown = re.findall(r"^```\n\$ verbena (.*)\n((?:.*\n)*?)```$", guide, re.MULTILINE)
+    assert len(shown) == 4
+    for command, output in shown:
+        cli.execute(shlex.split(command))
+        printed = capsys.readouterr()
+        assert printed.out + printed.err == re.sub("generated on .*", "generated on then", output)
+
+
+def test_the_guide_lists_every_generator() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \|", guide, re.MULTILINE)
+    assert [kind for kind, _ in rows] == list(GENERATORS)
+    for kind, cell in rows:
+        assert all(f"`{parameter.name}`" in cell or cell == "the same" for parameter in parameters(kind))

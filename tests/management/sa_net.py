@@ -63,7 +63,9 @@ def subnet_of(
         nodes[name] = made
         subnet.add_node(made)
         for number in profile.port_numbers:
-            port = SubnetPort(made, number, profile.port_guid(number), profile.port_info(number), pkeys=(0xFFFF,))
+            port = SubnetPort(
+                made, number, profile.port_guid(number), profile.port_info(number), pkeys=(0xFFFF,)
+            )
             subnet.add_port(port)
     for link in topology.links:
         if link.a.node in nodes and link.b.node in nodes:
@@ -112,7 +114,9 @@ def fill(subnet: Subnet, dest: SubnetPort, lid: int, choice: int) -> None:
         nearer = [
             port.number
             for port in node.ports.values()
-            if port.peer is not None and port.peer.node.is_switch and distance[port.peer.node.guid] == hops - 1
+            if port.peer is not None
+            and port.peer.node.is_switch
+            and distance[port.peer.node.guid] == hops - 1
         ]
         if nearer and hops > (0 if dest.node.is_switch else 1):
             set_port(node, lid, nearer[choice % len(nearer)])
@@ -130,7 +134,9 @@ class SaNet:
     `fate` decides how often a datagram arrives, and how much later.
     """
 
-    def __init__(self, topology: Topology, *, seed: int = 0, clock: VirtualClock | None = None, **more: Any) -> None:
+    def __init__(
+        self, topology: Topology, *, seed: int = 0, clock: VirtualClock | None = None, **more: Any
+    ) -> None:
         self.clock = clock or VirtualClock()
         self.random = Random(seed)
         self.topology = topology

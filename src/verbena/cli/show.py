@@ -97,7 +97,7 @@ def _print(console: Console, topology: Topology) -> None:
 
 
 def _nodes(topology: Topology) -> Table:
-    table = Table("node", "kind", "of", "ports", "GUID", "LID", title=topology.name)
+    table = Table("node", "kind", "host", "ports", "GUID", "LID", title=topology.name)
     for column in (table.columns[3], table.columns[5]):
         column.justify = "right"
     for kind in (NodeKind.SWITCH, NodeKind.CA, NodeKind.ROUTER):
