@@ -15,13 +15,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
+import topology
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from verbena import _pure
 
-GROUPS = {"endpoint": endpoint.BENCHMARKS}
+GROUPS = {"endpoint": endpoint.BENCHMARKS, "topology": topology.BENCHMARKS}
 
 
 def chosen(only: str) -> list[tuple[str, Any]]:

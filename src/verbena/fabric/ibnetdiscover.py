@@ -5,8 +5,8 @@ warnings, debug output, indentation and line ends that dumps are found with.  It
 what is cut off or contradicts itself: real dumps tell every link from both ends.  `write` prints a topology as the tool
 does; `read` of it gives the same topology.
 
-The format: infiniband-diags, ibnetdiscover(8), "Topology file format".  It carries no delays and no error rates.  Facts
-that a reader has to know, and where they come from:
+The format: infiniband-diags, ibnetdiscover(8), "Topology file format".  It carries no delays and no error rates.  What
+a reader has to know besides:
 
 * a description may hold anything printable, quotes too; the last quote of the line ends it;
 * with ``-g`` the spines and line cards of a chassis stand in the file twice, the second time as "Chassis Switches";
@@ -81,7 +81,8 @@ class _Checker:
         for number, record, port, end, rate in links:
             far = PortId(self._records[end.peer].name, end.peer_port)
             if end.peer_port not in self._records[end.peer].ends and end.peer_lid:
-                topology.nodes[far.node].set_lid(far.port, end.peer_lid, topology.nodes[far.node].lmc)
+                peer = topology.nodes[far.node]
+                peer.set_lid(far.port, end.peer_lid, peer.lid(far.port)[1])
             try:
                 topology.connect(PortId(record.name, port), far, rate=rate)
             except TopologyError as error:
