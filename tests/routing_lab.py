@@ -180,25 +180,18 @@ def hops(graph: RoutingGraph, start: int) -> dict[int, int]:
     return found
 
 
-def sources(graph: RoutingGraph, lid: int) -> list[int]:
-    """The switches whose way to a LID carries data: between two switches only management travels."""
-    end = graph.end_of(lid)
-    assert end is not None
-    return [
-        s
-        for s in range(len(graph.switches))
-        if graph.has_hosts[s] or (graph.has_lid[s] and not end.is_switch)
-    ]
-
-
-def dependencies(graph: RoutingGraph, routing: Routing) -> set[tuple[tuple[int, int], tuple[int, int]]]:
+def dependencies(
+    graph: RoutingGraph, routing: Routing, *, switches: bool = False
+) -> set[tuple[tuple[int, int], tuple[int, int]]]:
     """All pairs of (lane, channel) in which a packet can hold the first and wait for the second."""
     found = set()
     for end in graph.ends:
-        if end.switch < 0:
+        if end.switch < 0 or (end.is_switch and not switches):
             continue
         for lid in end.lids:
-            for s in sources(graph, lid):
+            for s in range(len(graph.switches)):
+                if not graph.has_hosts[s] and not switches:
+                    continue
                 lane = routing.layers[s][lid] if routing.layers else 0
                 path = walk(graph, routing, s, lid) or []
                 found.update(((lane, a), (lane, b)) for a, b in itertools.pairwise(path))

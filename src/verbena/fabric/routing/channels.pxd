@@ -9,6 +9,8 @@ cdef class Dependencies:
     cdef int[::1] first
     cdef int[::1] owner
     cdef int[::1] peer
+    cdef int[::1] adjacent_first
+    cdef int[::1] adjacent
     cdef uint64_t[::1] present
     cdef unsigned char[::1] used
     cdef int[::1] stamped
@@ -22,7 +24,6 @@ cdef class Dependencies:
     cdef int next_channel(self, int lane, int channel, int after) noexcept
 
 cdef class Layering(Dependencies):
-    cdef int limit
     cdef uint64_t[::1] barred
     cdef int[::1] place
     cdef int[::1] channel_at

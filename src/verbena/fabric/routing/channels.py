@@ -32,6 +32,8 @@ class Dependencies:
         self.first = graph.first
         self.owner = graph.owner
         self.peer = graph.peer
+        self.adjacent_first = graph.adjacent_first
+        self.adjacent = graph.adjacent
         self.present = array("Q", [0]) * max(1, lanes * self.channels * self.words)
         self.used = bytearray(max(1, lanes * self.channels))
         self.stamped = array("i", [0]) * self.switches
@@ -111,14 +113,24 @@ class Dependencies:
 
     def next_channel(self, lane, channel, after):
         """The first dependency of a channel at a port above `after`; -1 = no more."""
-        s: cython.int
-        p: cython.int
+        p: cython.int = after + 1
+        base: cython.int = (lane * self.channels + channel) * self.words
+        word: cython.ulonglong
         if self.peer[channel] < 0:
             return -1
-        s = self.owner[self.peer[channel]]
-        for p in range(after + 1, self.first[s + 1] - self.first[s]):
-            if self.has(self.present, lane, channel, p):
-                return p
+        while p < 64 * self.words:
+            word = self.present[base + (p >> 6)]
+            word = word >> (p & 63)
+            if word == 0:
+                p = (p | 63) + 1
+                continue
+            while (word & 0xFF) == 0:
+                word = word >> 8
+                p += 8
+            while (word & 1) == 0:
+                word = word >> 1
+                p += 1
+            return p
         return -1
 
     def cycle(self):
@@ -182,7 +194,6 @@ class Layering(Dependencies):
     def __init__(self, graph, limit):
         Dependencies.__init__(self, graph, limit)
         n = max(1, self.channels)
-        self.limit = limit
         self.barred = array("Q", [0]) * max(1, limit * n * self.words)
         self.place = array("i", range(n)) * limit  # of each channel in its lane's order, and back
         self.channel_at = array("i", range(n)) * limit
@@ -219,8 +230,12 @@ class Layering(Dependencies):
         width: cython.int,
         lid: cython.int,
         sources: cython.uchar[::1],
+        limit: cython.int,
     ):
-        """Enter the lane of the path from each of the sources to one LID; returns how many found none."""
+        """Enter the lane (below `limit`) of the path from each of the sources to one LID.
+
+        Returns how many paths found none.
+        """
         source: cython.int
         lane: cython.int
         n: cython.int
@@ -229,7 +244,7 @@ class Layering(Dependencies):
             if not sources[source]:
                 continue
             n = self.read(table, width, lid, source)
-            for lane in range(self.limit):
+            for lane in range(limit):
                 if self.fits(lane, n):
                     layers[source * width + lid] = lane
                     self.paths[lane] += 1
@@ -368,11 +383,10 @@ class Layering(Dependencies):
             c = self.stack[depth]
             s = self.owner[c]
             d = -1
-            for p in range(self.pool[depth] + 1, self.first[s + 1] - self.first[s]):
-                d = self.peer[self.first[s] + p]  # a channel that leads into the switch
+            for p in range(self.adjacent_first[s] + self.pool[depth], self.adjacent_first[s + 1]):
+                d = self.peer[self.adjacent[p]]  # a channel that leads into the switch
                 if (
-                    d >= 0
-                    and self.seen[d] != self.seen_stamp
+                    self.seen[d] != self.seen_stamp
                     and self.place[base + d] > bound
                     and self.has(self.present, lane, d, c - self.first[s])
                 ):
@@ -383,7 +397,7 @@ class Layering(Dependencies):
                 found += 1
                 depth -= 1
                 continue
-            self.pool[depth] = p
+            self.pool[depth] = p + 1 - self.adjacent_first[s]
             self.seen[d] = self.seen_stamp
             depth += 1
             self.stack[depth] = d

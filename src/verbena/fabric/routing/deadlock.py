@@ -1,9 +1,9 @@
 """Can a routing deadlock?  The check of whatever tables and lanes are in force, and the cycle if there is one.
 
 A cycle in the channel dependency graph of a lane is a ring of buffers, each of which can be full of packets that wait
-for the next (see channels.py).  Counted are the paths on which data can travel: from every adapter and router port to
-every LID, and from every switch with a LID to every adapter and router port.  Between two switches there is only
-management on lane 15, which waits for no credits; `between_switches` counts these paths, too.
+for the next (see channels.py).  Counted are the paths on which data travels: from every adapter and router port to
+every other, as OpenSM's companion ibdmchk does.  To and from the LIDs of switches there is only management, most of it
+on lane 15, which waits for no credits; `switches` counts these paths, too.
 """
 
 from __future__ import annotations
@@ -58,23 +58,22 @@ class Check:
     dependencies: int
 
 
-def find_cycle(graph: RoutingGraph, routing: Routing, *, between_switches: bool = False) -> Cycle | None:
+def find_cycle(graph: RoutingGraph, routing: Routing, *, switches: bool = False) -> Cycle | None:
     """A cycle of channels in which packets can wait for each other; None if there is none."""
-    return check(graph, routing, between_switches=between_switches).cycle
+    return check(graph, routing, switches=switches).cycle
 
 
-def check(graph: RoutingGraph, routing: Routing, *, between_switches: bool = False) -> Check:
+def check(graph: RoutingGraph, routing: Routing, *, switches: bool = False) -> Check:
     """As `find_cycle`, with the size of the dependency graph."""
     width = graph.width
     table = joined(routing.tables, width)
     layers = bytearray() if routing.layers is None else joined(routing.layers, width, 0)
     found = Dependencies(graph, max(layers, default=0) + 1)
-    everybody = bytearray(a | b for a, b in zip(graph.has_hosts, graph.has_lid, strict=True))
+    sources = senders(graph) if switches else graph.has_hosts
     loop: Cycle | None = None
     for end in graph.ends:
-        if end.switch < 0:
+        if end.switch < 0 or (end.is_switch and not switches):
             continue
-        sources = graph.has_hosts if end.is_switch and not between_switches else everybody
         for lid in end.lids:
             at = found.follow(table, layers, width, lid, sources)
             if at >= 0 and loop is None:
@@ -84,6 +83,11 @@ def check(graph: RoutingGraph, routing: Routing, *, between_switches: bool = Fal
         lane, channels = ring
         cycle = Cycle(_channel(graph, c, lane) for c in channels)
     return Check(cycle, *found.totals())
+
+
+def senders(graph: RoutingGraph) -> bytearray:
+    """A byte for each switch: has it an adapter, a router or a LID of its own?"""
+    return bytearray(a | b for a, b in zip(graph.has_hosts, graph.has_lid, strict=True))
 
 
 def _channel(graph: RoutingGraph, channel: int, lane: int) -> Channel:

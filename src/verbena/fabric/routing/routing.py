@@ -17,7 +17,7 @@ class Routing:
     engine: which made it, in the end.  tables: by the switches' index; entry = port by LID, 255 = none, 0 = the switch
     itself.  lanes: how many it needs.  layers: by the index of the source's switch, the lane by destination LID; None
     = lane 0 for all.  slots, numbers: what the fat-tree engine remembers, to choose alike after a failure: the order of
-    each switch's ports upward, and the hosts' numbers.
+    each switch's ports upward, and the hosts' numbers.  roots: those of up*/down*.
     """
 
     graph: RoutingGraph
@@ -28,6 +28,7 @@ class Routing:
     warnings: list[str] = field(default_factory=list)
     slots: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    roots: list[str] = field(default_factory=list)
 
     def port(self, switch: int, lid: int) -> int:
         """A switch's port for a LID; 255 = none."""

@@ -5,10 +5,10 @@ The rule: Schroeder et al., "Autonet: a high-speed, self-configuring local area 
 their distance from the roots, breadth first; a link goes up towards the lower rank, between equal ranks towards the
 switch that is listed first.  Among the legal ways the shortest are used, balanced as min-hop does.
 
-Roots may be given; else they are the switches with the smallest sum of distances to the switches with adapters, all of
-them if that leaves a legal way between all adapters, or the first of them.  Between two switches themselves there may
-be no legal way (two roots): then the shortest is entered, and carries management on lane 15 only, which waits for no
-credits (OpenSM's option ``connect_roots``).
+Roots may be given.  Else, in a tree of switches, up is away from the leaves, also with cables missing; in any other
+fabric the roots are the switches with the smallest sum of distances to the switches with adapters, all of them if that
+leaves a legal way between all adapters, or the first of them.  Between two switches themselves there may be no legal
+way (two roots): then the shortest is entered, for management only (OpenSM's option ``connect_roots``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from verbena.fabric.routing.fill import balanced
 from verbena.fabric.routing.graph import RoutingError, RoutingGraph
+from verbena.fabric.routing.levels import levels, no_tree
 from verbena.fabric.routing.paths import Paths
 from verbena.fabric.routing.routing import Routing, cut
 
@@ -30,22 +31,41 @@ def updn(
     """Route up and down; one lane.  roots: names of switches.  Raises `RoutingError` for a root that is none."""
     paths = Paths(graph)
     warnings: list[str] = []
-    if roots is None:
-        given = centres(graph, paths)
-    else:
-        given = [root_index(graph, name) for name in roots]
-        if not given:
+    if roots is not None:
+        chosen = [root_index(graph, name) for name in roots]
+        if not chosen:
             raise RoutingError("no roots: name at least one switch, or leave the choice to the engine")
-    broken = order(graph, paths, given)
+    elif order_by_level(graph, paths):
+        return _routed(graph, paths, previous, [], warnings)
+    else:
+        before = [] if previous is None else previous.roots
+        chosen = [graph.index[name] for name in before if name in graph.index] or centres(graph, paths)
+    broken = order(graph, paths, chosen)
     if broken and roots is not None:
         warnings.append(
-            f"up/down from {len(given)} roots leaves {broken} pairs of switches without a legal way: "
-            f"{graph.switches[given[0]]} is taken for the only one"
+            f"up/down from {len(chosen)} roots leaves {broken} pairs of switches without a legal way: "
+            f"{graph.switches[chosen[0]]} is taken for the only one"
         )
     if broken:
-        order(graph, paths, given[:1], check=False)
-    flat = balanced(graph, paths, paths.updown, previous)
-    return Routing(graph, "updn", cut(flat, graph.width), warnings=warnings)
+        del chosen[1:]
+        order(graph, paths, chosen, check=False)
+    return _routed(graph, paths, previous, chosen, warnings)
+
+
+def _routed(
+    graph: RoutingGraph, paths: Paths, previous: Routing | None, roots: list[int], warnings: list[str]
+) -> Routing:
+    tables = cut(balanced(graph, paths, paths.updown, previous), graph.width)
+    return Routing(graph, "updn", tables, warnings=warnings, roots=[graph.switches[s] for s in roots])
+
+
+def order_by_level(graph: RoutingGraph, paths: Paths) -> bool:
+    """Let up be away from the leaves, if that is a tree in which every pair of leaves has a legal way."""
+    level = levels(graph)
+    if no_tree(graph, level):
+        return False
+    line = sorted(range(len(level)), key=lambda s: (-level[s], s))
+    return not _broken(graph, paths, line)
 
 
 def root_index(graph: RoutingGraph, name: str) -> int:
@@ -83,13 +103,15 @@ def order(graph: RoutingGraph, paths: Paths, roots: Sequence[int], check: bool =
 
     A part of the fabric without any of the roots is ranked from its first switch.
     """
-    position = [0] * len(graph.switches)
-    for place, s in enumerate(ranked(graph, roots)):
+    return _broken(graph, paths, ranked(graph, roots), check)
+
+
+def _broken(graph: RoutingGraph, paths: Paths, line: Sequence[int], check: bool = True) -> int:
+    position = [0] * len(line)
+    for place, s in enumerate(line):
         position[s] = place
     paths.set_order(position)
-    if not check:
-        return 0
-    return sum(paths.updown(s) for s in range(len(graph.switches)) if graph.has_hosts[s])
+    return sum(paths.updown(s) for s in range(len(line)) if graph.has_hosts[s]) if check else 0
 
 
 def ranked(graph: RoutingGraph, roots: Sequence[int]) -> list[int]:
