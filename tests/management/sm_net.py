@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import Random
+from typing import Any
 
 from verbena.fabric.rates import LinkRate
-from verbena.fabric.topology import NodeKind, PortId, Topology
+from verbena.fabric.topology import NodeKind, PortId, Topology, TopologyError
 from verbena.management.agent import AgentEvent, SubnetManagementAgent
 from verbena.management.profile import NodeProfile, profiles
 from verbena.management.smi import SubnetManagementInterface
+from verbena.management.subnet_manager import SubnetManager, SubnetManagerConfig
 from verbena.runtime.virtual import VirtualClock
 from verbena.wire.smp import parse_smp_packet, smp_packet
 from verbena.wire.smp_attributes import PortInfo, PortState
@@ -265,3 +268,87 @@ class Net:
             for end in (link.a, link.b)
             if self.topology.nodes[end.node].kind is not NodeKind.SWITCH and self.link_up(end)
         ]
+
+
+# --- what the tests build -----------------------------------------------------------------------------------------
+
+
+def redundant_topology() -> Topology:
+    """Three switches in a ring, and four adapters; h4 is at two of the switches."""
+    topology = Topology()
+    for name in ("h1", "h2", "h3"):
+        topology.add_host(name)
+    topology.add_host("h4", 2)
+    for name in ("s1", "s2", "s3"):
+        topology.add_switch(name, 8)
+    for pair in ("s1 s2", "s2 s3", "s3 s1", "h1 s1", "h2 s2", "h3 s3", "h4 s1", "h4 s2"):
+        topology.connect(*pair.split())
+    return topology
+
+
+def random_topology(random: Random, switches: int, hosts: int) -> Topology:
+    """Connected switches with loops, several cables between two of them, adapters with one or two ports."""
+    topology = Topology()
+    for s in range(switches):
+        topology.add_switch(f"s{s}", 12)
+    for s in range(1, switches):
+        topology.connect(f"s{random.randrange(s)}", f"s{s}")
+    for _ in range(switches):
+        a, b = random.randrange(switches), random.randrange(switches)
+        with suppress(TopologyError):
+            topology.connect(f"s{a}", f"s{b}")
+    for h in range(hosts):
+        topology.add_host(f"h{h}", random.choice((1, 1, 2)))
+        for _ in range(random.randrange(1, topology.nodes[f"h{h}"].ports + 1)):
+            with suppress(TopologyError):
+                topology.connect(f"h{h}", f"s{random.randrange(switches)}")
+    return topology
+
+
+def manager_on(
+    net: Net, name: str, config: SubnetManagerConfig | None = None, port: int = 1, **more: Any
+) -> SubnetManager:
+    """A started subnet manager on a node."""
+    interface = net.interfaces[name]
+    smp_port = interface.attach(port)
+    number = interface.manager_port
+    guid = interface.agent.profile.port_guid(number)
+    manager = SubnetManager(smp_port, guid, net.clock, config, port_number=number, **more)
+    manager.start()
+    return manager
+
+
+def settle(net: Net, *managers: SubnetManager, sweeps: int = 1) -> None:
+    """Until every manager has finished, and has made this many heavy sweeps."""
+    net.run_until(lambda: all(m.is_settled and m.statistics.heavy_sweeps >= sweeps for m in managers))
+
+
+def cables(topology: Topology, net: Net | None = None) -> set[frozenset[tuple[int, int]]]:
+    """All cables, as pairs of (node GUID, port)."""
+    return {
+        frozenset((topology.nodes[end.node].guid, end.port) for end in (link.a, link.b))
+        for link in topology.links
+        if net is None or net.link_up(link.a)
+    }
+
+
+def found_cables(manager: SubnetManager) -> set[frozenset[tuple[int, int]]]:
+    """The same of what a manager has found."""
+    assert manager.subnet is not None
+    return {frozenset((p.node.guid, p.number) for p in pair) for pair in manager.subnet.links()}
+
+
+def assert_all_reachable(net: Net) -> None:
+    """Data packets go from every adapter's port to every LID of every other, and to the switches' LIDs."""
+    ends = net.end_ports()
+    targets = [lid for end in ends for lid in lids_of(net, end)]
+    targets += [net.agents[node.name].lid(0) for node in net.topology.switches if node.name not in net.dead]
+    for source in ends:
+        for lid in targets:
+            if not net.agents[source.node].owns(source.port, lid):
+                assert net.data_path(source, lid) is not None, f"{source} cannot reach LID {lid}"
+
+
+def lids_of(net: Net, end: PortId) -> range:
+    info = net.agents[end.node].port_info(end.port)
+    return range(info.lid, info.lid + (1 << info.lmc))

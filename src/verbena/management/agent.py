@@ -78,6 +78,7 @@ class SubnetManagementAgent:
         self._ports = NodePorts(profile, hardware, self.tables, clock, self._tell, self._link_changed)
         self._switch = profile.switch_info()
         self._leds: set[int] = set()
+        self._node_infos: dict[int, bytes] = {}
         addressed = (0,) if profile.is_switch else tuple(profile.port_numbers)
         self._traps = {port: self._trap_sender(port) for port in addressed}
         self._guards = {port: KeyGuard(self, port, clock) for port in addressed}
@@ -88,7 +89,7 @@ class SubnetManagementAgent:
         a = AttributeId
         both: dict[int, tuple[_Get, _Set | None]] = {
             a.NODE_DESCRIPTION: (lambda modifier, port: self._description.pack(), None),
-            a.NODE_INFO: (lambda modifier, port: self.profile.node_info(port).pack(), None),
+            a.NODE_INFO: (self._get_node, None),
             a.GUID_INFO: (self._get_guids, self._set_guids),
             a.PORT_INFO: (self._get_port, self._set_port),
             a.PKEY_TABLE: (self._get_pkeys, self._set_pkeys),
@@ -241,6 +242,12 @@ class SubnetManagementAgent:
         if number not in self._ports:
             raise INVALID
         return number
+
+    def _get_node(self, modifier: int, in_port: int) -> bytes:
+        packed = self._node_infos.get(in_port)
+        if packed is None:
+            packed = self._node_infos[in_port] = self.profile.node_info(in_port).pack()
+        return packed
 
     def _get_port(self, modifier: int, in_port: int) -> bytes:
         return self._ports.packed(self._info_port(modifier, in_port))

@@ -23,6 +23,18 @@ Place = tuple[int, int]
 """Node GUID and port number."""
 
 
+def _identity(info: NodeInfo) -> tuple[int, ...]:
+    """What all ports of a node say alike."""
+    return (
+        info.node_type,
+        info.num_ports,
+        info.system_image_guid,
+        info.device_id,
+        info.vendor_id,
+        info.revision,
+    )
+
+
 class Discovery:
     """One sweep over the subnet.
 

@@ -12,6 +12,7 @@ class SubnetEventKind(Enum):
     IN_SERVICE = "port in service"  # trap 64 of subnet administration
     OUT_OF_SERVICE = "port out of service"  # trap 65
     DUPLICATE_GUID = "duplicate GUID"
+    DUPLICATE_NAME = "duplicate name"
     NO_LID = "no LID left"
     NO_ANSWER = "no answer"
     REFUSED = "refused by the node"

@@ -11,10 +11,12 @@ Nothing here waits: SMPs and timers come in, SMPs go out.  `subnet` is the pictu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from functools import partial
 
 from verbena.clock import Clock, Timer
 from verbena.errors import VerbenaError
+from verbena.management.names import NodeNames
 from verbena.management.smi import SmpPort
 from verbena.management.store import StoredEvent, StoredTopology, TopologyStore
 from verbena.management.subnet import Subnet, SubnetPort
@@ -59,6 +61,7 @@ class SubnetManager:
         self.statistics = Statistics()
         self.subnet: Subnet | None = None
         self.lids = LidTable(config.first_lid, config.last_lid)
+        self.names = NodeNames()
         self.groups: dict[int, frozenset[int]] = {}
         self.events: list[SubnetEvent] = []
         """Of the sweep that is under way, or since the last."""
@@ -97,6 +100,7 @@ class SubnetManager:
             stored = {g: v for g, v in self._store.load_lids().items() if g not in self.config.lids}
             for problem in self.lids.load(stored):
                 self.report(_Kind.ROUTING, f"the store is wrong: {problem}")
+            self._store.save_configuration(self.settings())
         self._running = True
         self._port.set_receiver(self._receive)
         self.sweep()
@@ -122,6 +126,13 @@ class SubnetManager:
     def is_settled(self) -> bool:
         """Nothing is under way, or waits to begin soon."""
         return not self._sweeping and self._soon is None
+
+    def settings(self) -> dict[str, str]:
+        """The configuration in words, keys left out, as the store keeps it."""
+        secret = ("mkey", "sm_key")
+        return {
+            f.name: str(getattr(self.config, f.name)) for f in fields(self.config) if f.name not in secret
+        }
 
     def listen(self, on_event: Callable[[SubnetEvent], None]) -> None:
         """Tell this one of events, too."""
@@ -345,6 +356,8 @@ class SubnetManager:
         subnet.index()
         before, self.subnet = self.subnet, subnet
         self._new_master = False
+        for guid, text in self.names.update(subnet).items():
+            self._once(_Kind.DUPLICATE_NAME, text, guid)
         self._tell_services(before, subnet)
         self._finish_sweep()
 

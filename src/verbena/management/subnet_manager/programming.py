@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from verbena.management.profile import LANES_OF_CODE, lane_code
 from verbena.management.subnet import Subnet, SubnetNode, SubnetPort
@@ -33,8 +34,18 @@ from verbena.wire.smp_attributes import (
 )
 
 FIRST_MULTICAST_LID = 0xC000
-_KEEP = 0xFFFF  # violation counters: only a zero has an effect
 _EXTENDED_SPEEDS = 1 << 31
+_UNCHANGED: dict[str, Any] = {
+    "port_physical_state": 0,
+    "link_down_default_state": 0,
+    "link_width_enabled": 0,
+    "link_speed_enabled": 0,
+    "link_speed_ext_enabled": 0,
+    "mkey_violations": 0xFFFF,  # only a zero has an effect
+    "pkey_violations": 0xFFFF,
+    "qkey_violations": 0xFFFF,
+}
+"""What a SubnSet(PortInfo) sends where it changes nothing."""
 _EMPTY_BLOCK = bytes([NO_PORT]) * LFT_BLOCK
 
 
@@ -75,7 +86,7 @@ class Programmer:
             if port.guid not in lids:
                 continue
             lid, lmc = lids[port.guid]
-            wanted: dict[str, int | bool] = {
+            wanted: dict[str, Any] = {
                 "lid": lid,
                 "lmc": lmc,
                 "master_sm_lid": lids[self._own.guid][0],
@@ -102,7 +113,7 @@ class Programmer:
                         wanted["partition_enforcement_outbound"] = True
                     yield from self._write_port(port, wanted)
 
-    def _link_limits(self, port: SubnetPort) -> dict[str, int | bool]:
+    def _link_limits(self, port: SubnetPort) -> dict[str, Any]:
         peer = port.peer.info if port.peer is not None else port.info
         return {
             "neighbor_mtu": max(min(port.info.mtu_cap, peer.mtu_cap, self._config.mtu_code), 1),
@@ -110,28 +121,17 @@ class Programmer:
             "vl_high_limit": self._config.high_limit,
         }
 
-    def _write_port(self, port: SubnetPort, wanted: dict[str, int | bool]) -> Iterator[Question]:
+    def _write_port(self, port: SubnetPort, wanted: dict[str, Any]) -> Iterator[Question]:
         info = port.info
         new = port.is_end and (self._reregister or not info.lid or info.port_state == PortState.INIT)
         able = info.capability_mask & PortCapability.CLIENT_REREGISTRATION
         again = bool(new and able)
         if again or any(getattr(info, name) != value for name, value in wanted.items()):
-            yield self._set_port(port, replace(info, **wanted, client_reregister=again), PortState.NO_CHANGE)  # type: ignore[arg-type]
+            yield self._set_port(port, PortState.NO_CHANGE, wanted | {"client_reregister": again})
 
-    def _set_port(self, port: SubnetPort, info: PortInfo, state: int) -> Question:
+    def _set_port(self, port: SubnetPort, state: int, wanted: dict[str, Any]) -> Question:
         """Everything that is not meant is sent as "no change"."""
-        sent = replace(
-            info,
-            port_state=state,
-            port_physical_state=0,
-            link_down_default_state=0,
-            link_width_enabled=0,
-            link_speed_enabled=0,
-            link_speed_ext_enabled=0,
-            mkey_violations=_KEEP,
-            pkey_violations=_KEEP,
-            qkey_violations=_KEEP,
-        )
+        sent = replace(port.info, **_UNCHANGED, **wanted, port_state=state)
         return tell(
             AttributeId.PORT_INFO,
             port.number | _EXTENDED_SPEEDS,
@@ -158,7 +158,7 @@ class Programmer:
                     and self._is_addressed(peer)
                     and peer.info.port_state >= before
                 ):
-                    yield self._set_port(port, port.info, after)
+                    yield self._set_port(port, after, {})
 
     @staticmethod
     def _is_addressed(port: SubnetPort) -> bool:
