@@ -7,9 +7,11 @@ wire codec on its way, and its CRC checked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from random import Random
 from typing import Any
 
+from lab import check_received
 from verbena import Context, QPType
 from verbena.adapter.attributes import HOST_ADAPTER, DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
@@ -59,6 +61,7 @@ class NativeDriver(EngineDriver):
 
     def arrived(self, data: bytes, port: int) -> None:
         if self._open:
+            self.lab.delivered += 1
             packet = bytearray(data)
             self._engine.receive_native(packet, port, self.clock.now())
             self.kick()
@@ -88,7 +91,9 @@ class NativeLab:
         self.cut: set[tuple[NativeDriver, int]] = set()
         self.log: list[Sent] = []
         self.gate: Callable[[Sent], list[bytes]] | None = None
-        self.lost = 0
+        self.lost = self.delivered = 0
+        self.digest = sha256()
+        self.net = self  # what runs traffic asks this of a lab's network
         self.violations: list[KeyViolation] = []
         self._lid = 16
 
@@ -125,7 +130,30 @@ class NativeLab:
             pass
         return context
 
+    def disturb(self, random: Random, rate: float) -> None:
+        """Lose, double, delay and damage packets from now on, each with this probability."""
+
+        def gate(sent: Sent) -> list[bytes]:
+            fate = random.random()
+            if fate < rate:
+                self.lost += 1
+                return []
+            if fate < 2 * rate:
+                return [sent.data, sent.data]
+            if fate < 3 * rate:
+                later = self.clock.now() + random.randrange(20_000)
+                self.clock.call_at(later, lambda: self.deliver(sent, sent.data))
+                return []
+            if fate < 4 * rate:
+                damaged = bytearray(sent.data)
+                damaged[random.randrange(8, len(damaged))] ^= 1 << random.randrange(8)
+                return [bytes(damaged)]
+            return [sent.data]
+
+        self.gate = gate
+
     def carry(self, sent: Sent) -> None:
+        self.digest.update(b"%d %d " % (sent.when, sent.port) + sent.data)
         self.log.append(sent)
         if (sent.driver, sent.port) in self.cut:
             self.lost += 1
@@ -158,6 +186,24 @@ class NativeLab:
         a, b = (make_side(ctx, service, memory, **(sizes or {})) for ctx in contexts)
         join(a, b, **attributes)
         return a, b
+
+    def settle(self) -> None:
+        """Let everything happen that is going to."""
+        self.run(20_000_000_000)
+        assert self.clock.next_time() is None
+
+    def check_laws(self) -> None:
+        """Every packet that arrived, or stayed inside, was counted once, under one name."""
+        counters = [driver.adapter.engine.read_counters() for driver in self.drivers]
+        for c in counters:
+            check_received(c)
+        arrived = sum(c["rx.packets"] - c["looped.packets"] for c in counters)
+        assert arrived == self.delivered
+        sent = sum(c["tx.packets"] - c["looped.packets"] - c["drop.tx_port_down"] for c in counters)
+        assert sent == len(self.log)
+
+    def run_for(self, duration_ns: int) -> None:
+        self.run(duration_ns)
 
     def run(self, duration_ns: int = 10_000_000) -> None:
         """Let that much time pass."""
