@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter import states
-from verbena.adapter.attributes import AddressVector, DeviceAttributes, PortAttributes, QPCapabilities
+from verbena.adapter.attributes import AddressVector, DeviceAttributes, QPCapabilities
 from verbena.adapter.gid import UNSPECIFIED, Gid
 from verbena.adapter.native import KeyViolation, NativePorts
 from verbena.adapter.port import AdapterPort
+from verbena.adapter.port_tables import PortTables
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, InvalidStateError, ResourceError
 from verbena.memory.access import Access
@@ -31,7 +32,6 @@ REPORT_CQ = 0
 REPORT_VIOLATION = 2
 MAX_SGE = 16  # as in transport/tables.pxd
 TIMEOUT_UNIT_NS = 4096  # IBA vol. 1, 9.7.6.1.3: 4.096 us * 2^n
-FULL_MEMBER = 0xFFFF
 INCOMING = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 VECTOR_RANGES = (
     ("sgid_index", 0, 255),
@@ -59,7 +59,7 @@ class AsyncEvent:
     port: int | None = None
 
 
-class ChannelAdapter:
+class ChannelAdapter(PortTables):
     """A channel adapter: with one port on Ethernet, or with InfiniBand ports.
 
     own_gid: the Ethernet port's GID, also where the adapter is reached.  ports: the InfiniBand ports, numbered from 1;
@@ -415,47 +415,6 @@ class ChannelAdapter:
 
     # --- ports --------------------------------------------------------------------------------------------
 
-    @property
-    def ports(self) -> tuple[AdapterPort, ...]:
-        """The InfiniBand ports; none on Ethernet."""
-        return () if self.native is None else self.native.ports
-
-    @property
-    def gid(self) -> Gid:
-        """The first GID of port 1."""
-        return self._gid if self.native is None else self.native.ports[0].gids[0]
-
-    @property
-    def gids(self) -> tuple[Gid, ...]:
-        """The GID table of port 1."""
-        return self.gid_table(1)
-
-    @property
-    def pkeys(self) -> tuple[int, ...]:
-        """The P_Key table of port 1."""
-        return self.pkey_table(1)
-
-    @property
-    def active_mtu(self) -> int:
-        """The MTU of port 1, in bytes."""
-        return self.mtu_of(1)
-
-    def link_engines(self) -> range:
-        """The link-level engines, for management only: they have no names, and are enumerated (document 003:606)."""
-        return range(len(self.ports))
-
-    def gid_table(self, number: int) -> tuple[Gid, ...]:
-        """The GIDs of a port."""
-        return (self._gid,) if self.native is None else self.native.port(number).gids
-
-    def pkey_table(self, number: int) -> tuple[int, ...]:
-        """The P_Keys of a port; 0 is an empty entry."""
-        return (FULL_MEMBER,) if self.native is None else self.native.port(number).pkeys
-
-    def mtu_of(self, number: int) -> int:
-        """The active MTU of a port, in bytes."""
-        return self._active_mtu if self.native is None else self.native.port(number).mtu
-
     def port_changed(self, number: int) -> None:
         """Management has set something of an InfiniBand port: follow, and raise the asynchronous events of it."""
         if self.native is None:
@@ -480,20 +439,6 @@ class ChannelAdapter:
         if self.native is not None and (taken := self.native.migrated(index)):
             self._vectors[index] = taken.vector
             self._pkey_index[index] = taken.pkey_index
-
-    def port_attributes(self, number: int) -> PortAttributes:
-        """Raises `InvalidAttributeError` for a port that the adapter has not."""
-        if self.native is not None:
-            return self.native.attributes(number)
-        if number != 1:
-            raise InvalidAttributeError(f"port {number}: this adapter has port 1 only")
-        return PortAttributes(
-            state="ACTIVE",
-            max_mtu=4096,
-            active_mtu=self.active_mtu,
-            gid_tbl_len=len(self.gids),
-            pkey_tbl_len=len(self.pkeys),
-        )
 
     def require_idle_cq(self, index: int) -> None:
         """Raise `InvalidStateError` while queue pairs complete to a completion queue."""

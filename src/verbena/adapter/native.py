@@ -8,6 +8,7 @@ from typing import Any
 
 from verbena.adapter.attributes import AddressVector, PortAttributes
 from verbena.adapter.gid import UNSPECIFIED, Gid
+from verbena.adapter.neighbours import Neighbours
 from verbena.adapter.port import LINK_LOCAL_PREFIX, AdapterPort, PortSnapshot, PortState
 from verbena.errors import InvalidAttributeError, PortStateError
 from verbena.transport.kinds import AsyncEventType, PathMigrationState
@@ -66,6 +67,7 @@ class NativePorts:
                 )
         self._seen: dict[int, PortSnapshot] = {}
         self._alternates: dict[int, Alternate] = {}
+        self.neighbours = Neighbours()
         for port in self.ports:
             self._apply(port)
 

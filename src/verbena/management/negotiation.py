@@ -56,6 +56,10 @@ class Offer:
     hop_limit: int = USUAL_HOP_LIMIT
     traffic_class: int = 0
     flow_label: int = 0
+    local_lid: int = PERMISSIVE_LID
+    remote_lid: int = PERMISSIVE_LID
+    sl: int = 0
+    subnet_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,10 @@ def request(
         rnr_retry_count=offer.rnr_retry,
         max_cm_retries=MAX_RETRIES,
         srq=offer.srq,
-        primary_local_lid=PERMISSIVE_LID,
-        primary_remote_lid=PERMISSIVE_LID,
+        primary_local_lid=offer.local_lid,
+        primary_remote_lid=offer.remote_lid,
+        primary_sl=offer.sl,
+        primary_subnet_local=offer.subnet_local,
         primary_local_gid=local,
         primary_remote_gid=remote,
         primary_flow_label=offer.flow_label,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
@@ -32,7 +33,7 @@ from verbena.verbs.connection import Connection, ConnectionRequest, check_privat
 from verbena.verbs.gsi import GeneralServices
 from verbena.verbs.queue_pair import ALL_REMOTE, QueuePair
 from verbena.verbs.signal import Signal
-from verbena.wire import IpCmHeader, TransportService, service_id
+from verbena.wire import REQ, DecodeError, IpCmHeader, Mad, TransportService, cm_message, service_id
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
@@ -40,6 +41,15 @@ if TYPE_CHECKING:
 SERVICES = {QPType.RC: TransportService.RC, QPType.UC: TransportService.UC}
 FIRST_EPHEMERAL, LAST_EPHEMERAL = 32_768, 60_999  # as Linux does
 MIN_RNR_TIMER = 12  # 0.64 ms
+
+
+def introduce(mad: bytes) -> bytes | None:
+    """The GID that a connection request says it is from; None of any other datagram."""
+    try:
+        message = cm_message(Mad.unpack(mad))
+    except DecodeError:
+        return None
+    return message.primary_local_gid if isinstance(message, REQ) else None
 
 
 class ConnectionService:
@@ -50,7 +60,7 @@ class ConnectionService:
         self.context = context
         self.lock = adapter.engine
         self.signals: WeakSet[Signal] = WeakSet()
-        self.gsi = GeneralServices(context, lambda source, mad: self.manager.receive(source, mad))
+        self.gsi = GeneralServices(context, lambda source, mad: self.manager.receive(source, mad), introduce)
         self.manager = ConnectionManager(
             adapter.gid.raw,
             adapter.limits.node_guid,
@@ -132,25 +142,28 @@ class ConnectionService:
             **more,
         )
 
-    def initialize(self, qp: QueuePair) -> None:
+    def initialize(self, qp: QueuePair, port_num: int = 1) -> None:
         """RESET to INIT; nothing if it is there already."""
         with self.lock:
             if qp.state is QPState.RESET:
-                qp.modify(QPState.INIT, port_num=1, pkey_index=0, access_flags=ALL_REMOTE)
+                qp.modify(QPState.INIT, port_num=port_num, pkey_index=0, access_flags=ALL_REMOTE)
 
     def bring_up(self, qp: QueuePair, agreed: Agreement) -> None:
         """INIT (or RESET) to RTS with what was agreed on; raises a `VerbError` where that does not fit."""
         with self.lock:  # nobody closes the queue pair meanwhile
-            self.initialize(qp)
-            self._bring_up(qp, agreed)
+            vector = self._way(agreed)
+            self.initialize(qp, vector.port_num)
+            self._bring_up(qp, agreed, vector)
 
-    def _bring_up(self, qp: QueuePair, agreed: Agreement) -> None:
-        vector = AddressVector(
-            gid=Gid(agreed.remote_gid),
+    def _way(self, agreed: Agreement) -> AddressVector:
+        return self.context.adapter.vector_to(
+            Gid(agreed.remote_gid),
             hop_limit=agreed.hop_limit,
             traffic_class=agreed.traffic_class,
             flow_label=agreed.flow_label,
         )
+
+    def _bring_up(self, qp: QueuePair, agreed: Agreement, vector: AddressVector) -> None:
         path: dict[str, Any] = {
             "ah_attr": vector,
             "path_mtu": agreed.path_mtu,
@@ -198,7 +211,8 @@ class ConnectionService:
         self.take(qp)
         try:
             offer = self.offer(qp, responder_resources, initiator_depth, **more)
-            self.initialize(qp)
+            offer = self._locate(offer, remote)
+            self.initialize(qp, self._port_to(remote))
             local_port = self.context.adapter.random.randint(FIRST_EPHEMERAL, LAST_EPHEMERAL)
             header = IpCmHeader.of(str(here.ip), str(remote.ip), local_port)
             connection = Connection(self, qp, (str(remote.ip), port), (str(here.ip), local_port))
@@ -209,6 +223,21 @@ class ConnectionService:
             self.connecting.discard(qp)
             raise
         return connection
+
+    def _port_to(self, remote: Gid) -> int:
+        """The port that a connection to this GID leaves from."""
+        native = self.context.adapter.native
+        return 1 if native is None else native.neighbours.vector_to(remote).port_num
+
+    def _locate(self, offer: Offer, remote: Gid) -> Offer:
+        """On InfiniBand a request names the LIDs of its path (IBA vol. 1, 12.7.11)."""
+        native = self.context.adapter.native
+        if native is None:
+            return offer
+        way = native.neighbours.vector_to(remote)
+        own = native.port(way.port_num).lid + way.src_path_bits
+        local = not native.is_global(way)
+        return replace(offer, local_lid=own, remote_lid=way.dlid, sl=way.sl, subnet_local=local)
 
     def listen(self, port: int, backlog: int) -> Listener:
         """A listener at a port; 0 chooses a free one."""

@@ -14,7 +14,7 @@ from verbena.adapter.attributes import AddressVector, QPCapabilities
 from verbena.adapter.gid import MAPPED, Gid
 from verbena.errors import VerbError
 from verbena.memory.access import Access
-from verbena.transport.kinds import QPType, WROpcode
+from verbena.transport.kinds import CompletionFlags, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.memory import AddressHandle
 from verbena.verbs.queue_pair import QueuePair
@@ -38,11 +38,20 @@ class GeneralServices:
 
     receive: called with the source GID and the 256 bytes of each MAD that arrives; never twice at once.  `counters`
     tells what was dropped here.
+
+    On InfiniBand a MAD of the same subnet shows its sender's LID only.  introduce: called with the bytes of one whose
+    sender is not known; returns the GID that it says it is from, or None.
     """
 
-    def __init__(self, context: Context, receive: Callable[[bytes, bytes], None]) -> None:
-        self.counters = {"dropped.length": 0, "dropped.send_queue": 0}
-        self._adapter = context.adapter
+    def __init__(
+        self,
+        context: Context,
+        receive: Callable[[bytes, bytes], None],
+        introduce: Callable[[bytes], bytes | None] = lambda mad: None,
+    ) -> None:
+        self.counters = {"dropped.length": 0, "dropped.send_queue": 0, "dropped.unknown_source": 0}
+        self._introduce = introduce
+        self._adapter: Any = context.adapter
         self._engine = context.adapter.engine
         self._receive = receive
         self._pd = context.alloc_pd()
@@ -91,7 +100,9 @@ class GeneralServices:
     def _post_send(self, place: int, remote: bytes, mad: bytes) -> None:
         at = place * MAD_SIZE
         self._out.buf[at : at + MAD_SIZE] = mad
-        handle = self._handles[place] = self._pd.create_ah(AddressVector(gid=Gid(remote)))
+        handle = self._handles[place] = self._pd.create_ah(
+            self._adapter.vector_to(Gid(remote), hop_limit=64, traffic_class=0, flow_label=0)
+        )
         self._qp.post_send(
             WorkRequest(
                 wr_id=SENT | place,
@@ -155,7 +166,27 @@ class GeneralServices:
         if entry.byte_len != SLOT:
             self.counters["dropped.length"] += 1
             return
-        self._receive(_source(raw), raw[GRH_SPACE:])
+        source = (
+            _source(raw) if entry.flags & CompletionFlags.GRH else self._local_source(entry, raw[GRH_SPACE:])
+        )
+        if source is None:
+            self.counters["dropped.unknown_source"] += 1
+            return
+        self._receive(source, raw[GRH_SPACE:])
+
+    def _local_source(self, entry: Any, mad: bytes) -> bytes | None:
+        """The GID behind the LID that a datagram came from; None where nobody knows it."""
+        neighbours = self._adapter.native.neighbours
+        known: Gid | None = neighbours.gid_at(entry.port, entry.slid)
+        if known is not None:
+            return known.raw
+        claimed = self._introduce(mad)
+        if claimed is None:
+            return None
+        way = AddressVector(
+            Gid(claimed), sl=entry.sl, port_num=entry.port, dlid=entry.slid, src_path_bits=entry.path_bits
+        )
+        return claimed if neighbours.learn(Gid(claimed), way) else None
 
     def abandon(self) -> None:
         """`close` in the child of a fork."""
