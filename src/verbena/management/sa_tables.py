@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from verbena.management.host_names import HostNames
 from verbena.management.sa_request import Denied, SaRequest
 from verbena.management.subnet import SubnetPort
 from verbena.management.subnet_view import SubnetIndex, pkeys_of, share_partition
@@ -42,8 +43,9 @@ Make = Callable[[SubnetPort, SaRequest], Iterator[Record]]
 class SubnetTables:
     """The tables of one subnet, by kind of record."""
 
-    def __init__(self, index: SubnetIndex) -> None:
+    def __init__(self, index: SubnetIndex, names: HostNames) -> None:
         self._index = index
+        self._names = names
         self._makers: dict[type[Record], Make] = {
             NodeRecord: self._nodes,
             PortInfoRecord: self._ports,
@@ -83,14 +85,14 @@ class SubnetTables:
             names = tuple(name for name in names if name != lid_name)
         visible = request.visible
         for end in ends:
-            if visible is None or share_partition(visible, pkeys_of(end)):
+            if visible is None or end is request.end or share_partition(visible, pkeys_of(end)):
                 yield from (
                     record for record in make(end, request) if matches(record, request.template, names)
                 )
 
     def _nodes(self, end: SubnetPort, _: SaRequest) -> Iterator[Record]:
         info = replace(end.node.info, port_guid=end.guid, local_port_num=end.number)
-        yield NodeRecord(LidIdentifier(end.lid), info, NodeDescription.of(end.node.name))
+        yield NodeRecord(LidIdentifier(end.lid), info, NodeDescription.of(self._names.shown(end.node)))
 
     def _ports(self, end: SubnetPort, request: SaRequest) -> Iterator[Record]:
         ports = end.node.ports.values() if end.node.is_switch else [end]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from verbena.clock import Clock
 from verbena.management.datagrams import MadAddress, Send
+from verbena.management.host_names import HostNames
 from verbena.management.rmpp import RESPONSE_BIT, RmppSender
 from verbena.management.sa_multicast import Multicast, Tree
 from verbena.management.sa_paths import PathFinder, PathQuery
@@ -94,7 +95,9 @@ class SubnetAdministration:
         self._clock = clock
         kept = MemoryStore() if store is None else store
         self._index = SubnetIndex(get_subnet, details)
-        self._tables = SubnetTables(self._index)
+        self.names = HostNames(kept)
+        self.names.update(get_subnet())
+        self._tables = SubnetTables(self._index, self.names)
         self._paths = PathFinder(self._index)
         self._services = Services(self._index, clock, kept)
         self.subscriptions = Subscriptions(self._index, clock, random, send, kept)
@@ -128,6 +131,7 @@ class SubnetAdministration:
 
     def changed(self) -> None:
         """The subnet manager has a newer picture: report who has come and who has gone (traps 64 and 65)."""
+        self.names.update(self._index.subnet)
         here = self._ports()
         for gid in sorted(here - self._here):
             self._report(Trap.GID_IN_SERVICE, gid, self._present[gid])
