@@ -193,7 +193,11 @@ def test_any_template_is_answered(data: st.DataObject) -> None:
     values = {"sgid": gids, "dgid": gids, "slid": lids, "dlid": lids, "numb_path": st.integers(0, 5)}
     values |= {"rate": st.integers(0, 63), "mtu": st.integers(0, 63), "packet_life": st.integers(0, 63)}
     values |= {f"{name}_selector": st.integers(0, 3) for name in ("rate", "mtu", "packet_life")}
-    values |= {"pkey": st.sampled_from([0xFFFF, 0x7FFF, 1]), "sl": st.integers(0, 1), "reversible": st.booleans()}
+    values |= {
+        "pkey": st.sampled_from([0xFFFF, 0x7FFF, 1]),
+        "sl": st.integers(0, 1),
+        "reversible": st.booleans(),
+    }
     asked = {name: data.draw(values[name]) for name in data.draw(st.sets(st.sampled_from(sorted(values))))}
     for path in net.wait(net.client("h1").paths(**asked)):
         assert isinstance(path, PathRecord)

@@ -43,6 +43,7 @@ class _Subscription:
     id: SubscriberIdentifier
     info: InformInfo
     qpn: int
+    trusted: bool = False
     waiting: int = 0
 
     def wants(self, notice: GmpNotice) -> bool:
@@ -101,8 +102,11 @@ class Subscriptions:
         except DecodeError:
             self.counters["store.unreadable"] += 1
             return
-        qpn = int.from_bytes(raw[InformInfoRecord.SIZE :][:4], "big") or GSI_QP
-        self._subscriptions[record.id.gid, record.id.enum] = _Subscription(record.id, record.info, qpn)
+        rest = raw[InformInfoRecord.SIZE :]
+        qpn, trusted = int.from_bytes(rest[:4], "big") or GSI_QP, rest[4:5] == b"\1"
+        self._subscriptions[record.id.gid, record.id.enum] = _Subscription(
+            record.id, record.info, qpn, trusted
+        )
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -130,8 +134,9 @@ class Subscriptions:
             enum = next(number for number in range(1, 0x10000) if number not in taken)
             found = _Subscription(SubscriberIdentifier(gid, enum), info, request.source.qpn)
             self._subscriptions[gid, enum] = found
-        found.qpn = request.source.qpn
-        raw = InformInfoRecord(found.id, found.info).pack() + found.qpn.to_bytes(4, "big")
+        found.qpn, found.trusted = request.source.qpn, request.trusted
+        rest = found.qpn.to_bytes(4, "big") + bytes([found.trusted])
+        raw = InformInfoRecord(found.id, found.info).pack() + rest
         self._store.save(KIND, gid + found.id.enum.to_bytes(2, "big"), raw)
         return info
 
@@ -174,7 +179,7 @@ class Subscriptions:
             if not subscription.wants(notice):
                 continue
             end = index.by_gid(subscription.id.gid)
-            if end is None or not self._may_see(list(pkeys_of(end)), False, notice, pkeys):
+            if end is None or not self._may_see(list(pkeys_of(end)), subscription.trusted, notice, pkeys):
                 continue
             if subscription.waiting >= MOST_WAITING:
                 self.counters["reports.lost"] += 1
