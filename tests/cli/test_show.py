@@ -101,6 +101,15 @@ def test_wrong_use(arguments: list[str], said: str, capsys: pytest.CaptureFixtur
     assert printed.err.count("\n") == 1
 
 
+def test_a_file_that_is_one_long_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(10_000_000))
+    assert cli.execute(["show", str(path)]) == 2
+    assert (
+        capsys.readouterr().err == f"{path}:1: it is longer than 4096 characters, as no line of a dump is\n"
+    )
+
+
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.execute(["show", "--generate", "star hosts=2", "--format", "svg"]) == 1

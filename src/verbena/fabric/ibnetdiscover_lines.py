@@ -39,6 +39,7 @@ _KEY = re.compile(
 )
 _OTHER_KEY = re.compile(r"(?!vendid|devid|sysimgguid|switchguid|caguid|rtguid)\w+=.*", re.I | re.S)
 _CHASSIS = re.compile(r"Chassis (\d+)(?: \(guid 0x[0-9a-f]+\))?", re.I)
+_LOGGED = re.compile(r"\S+\.c:\d+; ")  # libibnetdisc: src/query_smp.c:228; umad (...) bad status 110
 _NOISE = ("ibwarn:", "ibpanic:", "iberror:", "DR path", "->", "Hostname:", "Non-Chassis Nodes")
 
 
@@ -110,7 +111,7 @@ class Reader:
             self._line = number
             if len(raw) > LONGEST_LINE:
                 raise DumpError(
-                    f"it has {len(raw)} characters; a dump's lines have at most {LONGEST_LINE}", number
+                    f"it is longer than {LONGEST_LINE} characters, as no line of a dump is", number
                 )
             line = raw.strip(" \t\r\n\f\v\ufeff")
             if not line or line[0] == "#":
@@ -125,7 +126,7 @@ class Reader:
                 continue
             elif (chassis := _CHASSIS.fullmatch(line)) is not None:
                 self._chassis = int(chassis[1])
-            elif not line.startswith(_NOISE):
+            elif not line.startswith(_NOISE) and _LOGGED.match(line) is None:
                 raise self._wrong("it is no line of an ibnetdiscover dump", line)
             elif line.startswith("Non-Chassis"):
                 self._chassis = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from verbena.errors import FabricFileError
 from verbena.fabric.check import check
 from verbena.fabric.ibnetdiscover import DumpError, read
+from verbena.fabric.ibnetdiscover_lines import LONGEST_LINE
 from verbena.fabric.topology import Topology
 
 FABRIC_FILES = (".yaml", ".yml")
@@ -26,7 +27,9 @@ def open_topology(path: str, warn: Callable[[str], None] | None = None) -> Topol
     told = warn or (lambda sentence: None)
     try:
         with Path(path).open(encoding="utf-8", errors="replace") as file:
-            topology = read(file, name=Path(path).stem, warn=lambda sentence: told(f"{path}: {sentence}"))
+            # A line that is too long is cut, and refused for that, before it fills the memory.
+            lines = iter(lambda: file.readline(LONGEST_LINE + 2), "")
+            topology = read(lines, name=Path(path).stem, warn=lambda sentence: told(f"{path}: {sentence}"))
     except OSError as error:
         raise FabricFileError(f"{path}: {error.strerror or error}") from None
     except DumpError as error:
