@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from verbena.errors import InvalidAttributeError
 from verbena.fabric.rates import LinkRate, Speed, Width
 from verbena.fabric.topology import NodeKind, Topology
 from verbena.scenario.diags import (
@@ -107,6 +108,13 @@ def test_a_link_below_what_both_ends_can(rate: str, speeds: frozenset[Speed], sh
     )
 
 
+def test_states_that_are_none() -> None:
+    port = PortStatus(1, SWITCH, 9, 12, lid=1)
+    text = iblinkinfo([NodeLinks(NodeKind.SWITCH, SWITCH, "s", [LinkStatus(port)])])
+    assert "  ?(9)/   ?(12))==>" in text
+    assert "State: ???\nPhysical state: ???\n" in ibstat(AdapterStatus("v0", CA, CA, [port]), 1)
+
+
 def test_ibstat() -> None:
     ports = [
         PortStatus(
@@ -152,6 +160,8 @@ def test_ibstat() -> None:
         "\t\tPort GUID: 0x0002c902002f6ad2\n"
         "\t\tLink layer: Ethernet\n"
     )
+    with pytest.raises(InvalidAttributeError, match="mlx4_0 has no port 3: it has 2"):
+        ibstat(adapter, 3)
     alone = ibstat(adapter, 2).splitlines()
     assert alone[:3] == ["CA: 'mlx4_0'", "Port 2:", "State: Down"]
 

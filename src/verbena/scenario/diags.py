@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from verbena.errors import InvalidAttributeError
 from verbena.fabric.ibnetdiscover_text import clean
 from verbena.fabric.rates import SIGNAL_GBPS, LinkRate, Speed, Width
 from verbena.fabric.topology import DEFAULT_RATE, Node, NodeKind
@@ -150,7 +151,7 @@ def _linkinfo(node: NodeLinks, link: LinkStatus, line: bool) -> str:
         start = f'0x{port.guid:016x} "{clean(node.name):>30}" '
     else:
         start = "      " + (f"0x{port.guid:016x} " if node.kind is not NodeKind.SWITCH else "")
-    state = f"{_STATES[port.state]:>6}/{_PHYSICAL[port.physical_state]:>8}"
+    state = f"{_named(_STATES, port.state):>6}/{_named(_PHYSICAL, port.physical_state):>8}"
     if port.state == PORT_DOWN:
         how = f"(              {state})"
     else:
@@ -162,6 +163,10 @@ def _linkinfo(node: NodeLinks, link: LinkStatus, line: bool) -> str:
     else:
         there = '           [  ] "" ( )' if port.state == PORT_DOWN else '    "Port not available"'
     return f"{start}{port.lid:6} {port.number:4}[  ] =={how}==>  {there}\n"
+
+
+def _named(names: Sequence[str], value: int, other: str = "?({})") -> str:
+    return names[value] if 0 <= value < len(names) else other.format(value)
 
 
 def _width(width: Width) -> str:
@@ -193,9 +198,11 @@ def _could_be(port: PortStatus, peer: PortStatus) -> tuple[str, str]:
 
 
 def ibstat(adapter: AdapterStatus, port: int | None = None) -> str:
-    """An adapter with all its ports, or only one port of it."""
+    """An adapter with all its ports, or only one port of it; raises `InvalidAttributeError` if it has no such port."""
     if port is not None:
-        found = next(status for status in adapter.ports if status.number == port)
+        found = next((status for status in adapter.ports if status.number == port), None)
+        if found is None:
+            raise InvalidAttributeError(f"{adapter.name} has no port {port}: it has {len(adapter.ports)}")
         return f"CA: '{adapter.name}'\n" + _ibstat_port(found, "", "")
     head = (
         f"CA '{adapter.name}'\n"
@@ -211,8 +218,8 @@ def ibstat(adapter: AdapterStatus, port: int | None = None) -> str:
 
 def _ibstat_port(port: PortStatus, outer: str, inner: str) -> str:
     rows = (
-        f"State: {_IBSTAT_STATES[port.state]}",
-        f"Physical state: {_IBSTAT_PHYSICAL[port.physical_state]}",
+        f"State: {_named(_IBSTAT_STATES, port.state, '???')}",
+        f"Physical state: {_named(_IBSTAT_PHYSICAL, port.physical_state, '???')}",
         f"Rate: {_rate(port.rate)}",
         f"Base lid: {port.lid}",
         f"LMC: {port.lmc}",
@@ -330,7 +337,7 @@ def dotted(name: str, value: str) -> str:
 
 
 def ibtracert(hops: Sequence[Hop], *, numeric: bool = False) -> str:
-    """A path from its first port to its last.  numeric: as with -n, no descriptions.
+    """A path from its first port to its last, of at least one hop.  numeric: as with -n, no descriptions.
 
     A path that ends at a switch ends at its port 0.
     """
