@@ -1,4 +1,4 @@
-"""A picture of a run, where matplotlib is installed: how fast files went, how long messages took, what a fabric bore."""
+"""A picture of a run, where matplotlib is installed: how fast files went, how long messages took, what a fabric did."""
 
 from __future__ import annotations
 
