@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from random import Random
+from typing import TYPE_CHECKING
 
 from verbena.management.datagrams import MadAddress
 from verbena.wire import DETH, GRH, LRH, NativePacket, TransportPacket
@@ -17,6 +17,9 @@ from verbena.wire.headers import BTH
 from verbena.wire.mad import GSI_QKEY, GSI_QP, MAD_SIZE
 from verbena.wire.opcodes import Opcode
 from verbena.wire.packet import decode_infiniband
+
+if TYPE_CHECKING:
+    from random import Random
 
 RESPONSE = 0x80
 TRAP_REPRESS = 0x07
