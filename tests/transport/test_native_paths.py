@@ -576,3 +576,14 @@ def test_paths_that_fail_again_and_again_lose_and_double_nothing(seed):
             side.qp.modify(alt_ah_attr=alternate, path_mig_state=REARM)
     assert f.x.ctx.counters()["path.migrations"] == sent
     check_received(f.b.counters())
+
+
+def test_a_refused_migration_changes_nothing_else():
+    f = TwoFabrics()
+    f.arm()
+    f.a.adapter.ports[1].state = PortState.DOWN
+    f.a.adapter.port_changed(2)
+    before = f.x.qp.query()
+    with pytest.raises(PortStateError):
+        f.x.qp.modify(min_rnr_timer=30, path_mig_state=MIGRATED)
+    assert f.x.qp.query() == before

@@ -246,8 +246,7 @@ class ChannelAdapter(PortTables):
                 states.check_value(name, value)
             self._after_migration(index)
             self._check_against_port(index, given)
-            path = self.make_path(given["ah_attr"]) if "ah_attr" in given else -1
-            self._apply(index, given, path)
+            self._apply(index, given, *self._make_paths(given))
             if current is QPState.SQD and "max_dest_rd_atomic" in given:
                 engine.set_responder(index, given["max_dest_rd_atomic"])
             if target is QPState.ERR:
@@ -266,7 +265,7 @@ class ChannelAdapter(PortTables):
             if name in given:
                 self.check_vector(given[name])
         if self.native is not None:
-            self.native.check(index, given, self.native.alternate(index) is not None)
+            self.native.check(index, given)
         else:
             self._check_ethernet(given)
         for name, limit in (
@@ -328,7 +327,17 @@ class ChannelAdapter(PortTables):
                 )
             )
 
-    def _apply(self, index: int, given: dict[str, Any], path: int) -> None:
+    def _make_paths(self, given: dict[str, Any]) -> tuple[int, int]:
+        """Paths for the primary and the alternate address vector, -1 where there is none; both, or it raises."""
+        path = self.make_path(given["ah_attr"]) if "ah_attr" in given else -1
+        try:
+            return path, self.make_path(given["alt_ah_attr"]) if "alt_ah_attr" in given else -1
+        except Exception:
+            if path >= 0:
+                self.engine.free_path(path)
+            raise
+
+    def _apply(self, index: int, given: dict[str, Any], path: int, alternate: int) -> None:
         put = self.engine.set_attribute
         plain = {
             "qkey": "qkey",
@@ -362,7 +371,7 @@ class ChannelAdapter(PortTables):
             put(index, "pkey", self.pkey_table(port)[self._pkey_index.get(index, 0)])
         if self.native is not None:
             if "alt_ah_attr" in given:
-                self.native.load_alternate(index, given)
+                self.native.load_alternate(index, given, alternate)
             if "path_mig_state" in given:
                 self.native.set_migration(index, given["path_mig_state"])
 

@@ -194,7 +194,7 @@ class NativePorts:
 
     # --- attributes of queue pairs ------------------------------------------------------------------------
 
-    def check(self, index: int, given: dict[str, Any], alternate_known: bool) -> None:
+    def check(self, index: int, given: dict[str, Any]) -> None:
         """Raise a `VerbError` unless the ports can do what Modify QP asks for."""
         number = given.get("port_num") or self._engine.attributes(index)["port"] or 1
         port = self.port(number)
@@ -220,15 +220,21 @@ class NativePorts:
                 )
             self.pkey(vector.port_num, given.get("alt_pkey_index", 0), "alt_pkey_index")
         if "path_mig_state" in given:
-            self._check_migration(given["path_mig_state"], alternate_known or vector is not None)
+            known = self._alternates.get(index)
+            if vector is None and known is not None:
+                vector = known.vector
+            self._check_migration(index, given["path_mig_state"], vector)
 
-    def _check_migration(self, value: int, alternate_known: bool) -> None:
+    def _check_migration(self, index: int, value: int, vector: AddressVector | None) -> None:
         if value == PathMigrationState.ARMED:
             raise InvalidAttributeError(
                 "path_mig_state = ARMED: set REARM; the adapter arms the connection when the peer has done so, too"
             )
-        if value == PathMigrationState.REARM and not alternate_known:
+        if value == PathMigrationState.REARM and vector is None:
             raise InvalidAttributeError("path_mig_state = REARM: give an alternate path first, alt_ah_attr")
+        armed = self._engine.attributes(index)["mig_state"] == PathMigrationState.ARMED
+        if value == PathMigrationState.MIGRATED and armed and vector is not None:
+            self.require_active(vector.port_num)
 
     def pkey(self, number: int, index: int, name: str = "pkey_index") -> int:
         """An entry of a port's P_Key table; raises `InvalidAttributeError` where there is none."""
@@ -243,13 +249,13 @@ class NativePorts:
             )
         return table[index]
 
-    def load_alternate(self, index: int, given: dict[str, Any]) -> None:
-        """Give a queue pair its alternate path."""
+    def load_alternate(self, index: int, given: dict[str, Any], path: int) -> None:
+        """Give a queue pair its alternate path, that was made for it."""
         vector = given["alt_ah_attr"]
         put = self._engine.set_attribute
         timeout = given.get("alt_timeout")
         pkey_index = given.get("alt_pkey_index", 0)
-        put(index, "alt_path", self.make_path(vector))
+        put(index, "alt_path", path)
         put(index, "alt_pkey", self.pkey(vector.port_num, pkey_index))
         if timeout is None:
             put(index, "alt_timeout_ns", KEEP_TIMEOUT)
@@ -261,9 +267,7 @@ class NativePorts:
         """Rearm a connection, disarm it, or make one that is armed migrate (IBA vol. 1, 17.2.8.1)."""
         found = self._engine.attributes(index)
         if value == PathMigrationState.MIGRATED and found["mig_state"] == PathMigrationState.ARMED:
-            if not self._engine.migrate_qp(index):
-                number = self._alternates[index].vector.port_num
-                raise PortStateError(f"the alternate path leaves from port {number}, which is not ACTIVE")
+            self._engine.migrate_qp(index)
         else:
             self._engine.set_attribute(index, "mig_state", int(value))
 
