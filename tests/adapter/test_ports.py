@@ -468,3 +468,46 @@ def test_attributes_that_do_not_fit() -> None:
         post_datagram(u, y, AddressVector(dlid=b.query_port().lid))
     with pytest.raises(InvalidAttributeError, match="on Ethernet"):
         make_side(Lab().adapter(), UD).pd.create_ah(AddressVector(gid=Gid.from_ip("10.0.0.2"), dlid=4))
+
+
+def test_a_port_is_changed_only_to_one_that_has_the_key() -> None:
+    lab = NativeLab()
+    ctx = lab.adapter(2)
+    ctx.adapter.ports[0].set_pkeys([0xFFFF, 0x8001])
+    ctx.adapter.port_changed(1)
+    side = make_side(ctx, RC)
+    side.qp.modify(verbena.QPState.INIT, port_num=1, pkey_index=1, access_flags=verbena.Access.LOCAL_WRITE)
+    with pytest.raises(InvalidAttributeError, match="P_Key table of port 2 has 1"):
+        side.qp.modify(port_num=2)
+    assert (side.qp.query().port_num, side.qp.query().pkey_index) == (1, 1)
+    side.qp.modify(port_num=2, pkey_index=0)
+    assert (side.qp.query().port_num, side.qp.query().pkey_index) == (2, 0)
+
+
+def test_keys_follow_a_connection_that_has_migrated() -> None:
+    lab = NativeLab()
+    a, b = (lab.adapter(2, subnets=("A", "B")) for _ in range(2))
+    x, y = make_side(a, RC), make_side(b, RC)
+    there, here = y.qp.endpoint, x.qp.endpoint
+    for side, to, other in ((x, there, b), (y, here, a)):
+        side.ctx.adapter.ports[1].set_pkeys([0xFFFF, 0x8002])
+        side.ctx.adapter.port_changed(2)
+        side.qp.connect(to)
+        way = AddressVector(dlid=other.query_port(2).lid, port_num=2)
+        side.qp.modify(alt_ah_attr=way, alt_pkey_index=1, path_mig_state=verbena.PathMigrationState.REARM)
+    for side in (x, y):  # before migration, and after it
+        side.ctx.adapter.ports[1].set_pkeys([0xFFFF, 0x8003])
+        side.ctx.adapter.port_changed(2)
+    work = WorkRequest(1, WROpcode.RDMA_WRITE, [x.mr.sge(0, 9)], remote_addr=y.mr.addr, rkey=y.mr.rkey)
+    x.qp.post_send(work)
+    assert x.cq.wait(1)[0].ok
+    x.qp.modify(path_mig_state=verbena.PathMigrationState.MIGRATED)
+    for key in (0x8003, 0x8004):
+        for side in (x, y):
+            side.ctx.adapter.ports[1].set_pkeys([0xFFFF, key])
+            side.ctx.adapter.port_changed(2)
+        lab.log.clear()
+        x.qp.post_send(work)
+        assert x.cq.wait(1)[0].ok
+        assert {(s.port, s.bth.pkey) for s in lab.log} == {(2, key)}
+    assert (x.qp.query().pkey_index, y.qp.query().pkey_index) == (1, 1)

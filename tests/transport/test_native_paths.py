@@ -587,3 +587,32 @@ def test_a_refused_migration_changes_nothing_else():
     with pytest.raises(PortStateError):
         f.x.qp.modify(min_rnr_timer=30, path_mig_state=MIGRATED)
     assert f.x.qp.query() == before
+
+
+def test_datagrams_wait_for_the_service_level_of_the_next_one():
+    lab = NativeLab()
+    u, v = lab.pair(UD)
+    engine, lid = u.ctx.adapter.engine, v.ctx.query_port().lid
+    engine.set_open(1, 0b0001)
+    for i, sl in enumerate((0, 1, 0)):
+        v.qp.post_recv(RecvRequest(i, [v.mr.sge(0, 4136)]))
+        there = u.pd.create_ah(AddressVector(dlid=lid, sl=sl))
+        u.qp.post_send(
+            WorkRequest(
+                i, WROpcode.SEND, [u.mr.sge(0, 8)], ah=there, remote_qpn=v.qp.qp_num, remote_qkey=0x11111111
+            )
+        )
+    lab.run()
+    assert [c.sl for c in v.cq.poll()] == [0]  # in order: the second one is next
+    assert u.ctx.counters()["tx.held"] == 1
+    engine.set_open(1, 0b0010)
+    u.ctx.driver.kick()
+    lab.run()
+    assert [c.sl for c in v.cq.poll()] == [1]
+    engine.set_open(1, 0b0001)
+    u.ctx.driver.kick()
+    lab.run()
+    assert [c.sl for c in v.cq.poll()] == [0]
+    for port in (0, 17):
+        with pytest.raises(InvalidAttributeError):
+            engine.set_open(port, 1)

@@ -265,7 +265,7 @@ class ChannelAdapter(PortTables):
             if name in given:
                 self.check_vector(given[name])
         if self.native is not None:
-            self.native.check(index, given)
+            self.native.check(index, given, self._pkey_index.get(index, 0))
         else:
             self._check_ethernet(given)
         for name, limit in (
@@ -439,9 +439,15 @@ class ChannelAdapter(PortTables):
     def _renew_pkeys(self, number: int) -> None:
         """Queue pairs name an entry of the table, and use the key that it holds now (IBA vol. 1, 10.9.1)."""
         table = self.pkey_table(number)
-        for index, entry in self._pkey_index.items():
+        for index in list(self._pkey_index):
+            self._after_migration(index)
+            entry = self._pkey_index[index]
             if self.engine.attributes(index)["port"] == number:
                 self.engine.set_attribute(index, "pkey", table[entry] if entry < len(table) else 0)
+            alternate = None if self.native is None else self.native.alternate(index)
+            if alternate is not None and alternate.vector.port_num == number:
+                entry = alternate.pkey_index
+                self.engine.set_attribute(index, "alt_pkey", table[entry] if entry < len(table) else 0)
 
     def _after_migration(self, index: int) -> None:
         """Note that a queue pair's alternate path has become its path."""

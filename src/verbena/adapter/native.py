@@ -194,12 +194,12 @@ class NativePorts:
 
     # --- attributes of queue pairs ------------------------------------------------------------------------
 
-    def check(self, index: int, given: dict[str, Any]) -> None:
-        """Raise a `VerbError` unless the ports can do what Modify QP asks for."""
+    def check(self, index: int, given: dict[str, Any], pkey_index: int) -> None:
+        """Raise a `VerbError` unless the ports can do what Modify QP asks for; pkey_index: the present one."""
         number = given.get("port_num") or self._engine.attributes(index)["port"] or 1
         port = self.port(number)
-        if "pkey_index" in given:
-            self.pkey(number, given["pkey_index"], "pkey_index")
+        if "pkey_index" in given or "port_num" in given:
+            self.pkey(number, given.get("pkey_index", pkey_index))
         if given.get("path_mtu", 0) > port.mtu:
             raise InvalidAttributeError(
                 f"path_mtu = {given['path_mtu']}: the port's active MTU is {port.mtu}"
