@@ -89,7 +89,7 @@ class LidTable:
                 return lid
         lid = self._search(size)
         if not lid and present:
-            for departed in [other for other in self._given if other not in present and other != guid]:
+            for departed in [other for other in self._given.keys() - set(present) if other != guid]:
                 self.release(departed)
             lid = self._search(size)
         if not lid:
