@@ -20,6 +20,7 @@ from verbena.verbs.driver import Driver
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.queue_pair import QueuePair
 from verbena.verbs.signal import Signal
+from verbena.verbs.subnet import SubnetService
 
 log = logging.getLogger("verbena")
 
@@ -41,6 +42,7 @@ class Context:
         self._events: deque[AsyncEvent] = deque()
         self._closing: list[Callable[[], None]] = []
         self._connections: ConnectionService | None = None
+        self._subnet: SubnetService | None = None
         self._connecting = False
         self._open = True
         adapter.event_sink = self._on_async_event
@@ -177,6 +179,18 @@ class Context:
     def serve_connections(self) -> None:
         """Answer connection requests from now on, even if only to refuse them; `listen` and `connect` imply it."""
         self._cm()
+
+    @property
+    def subnet(self) -> SubnetService:
+        """What the subnet's administration knows: nodes, ports, paths, groups, services, notices.
+
+        On InfiniBand only.  Raises `InvalidAttributeError` on other link layers, where there is no subnet manager.
+        """
+        gsi = self._cm().gsi
+        with self._checked().engine:
+            if self._subnet is None:
+                self._subnet = SubnetService(self, gsi)
+        return self._subnet
 
     def listen(self, port: int, backlog: int = 16) -> Listener:
         """Take connection requests at a port of this adapter's address; port 0 chooses a free one.

@@ -1,6 +1,7 @@
 """The general services interface: management datagrams through queue pair 1 (IBA vol. 1, 10.2.4.1 and 13.5.1).
 
-An ordinary datagram queue pair with a fixed number and the well-known Q_Key.  Made when it is first needed.
+An ordinary datagram queue pair with a fixed number and the well-known Q_Key.  Made when it is first needed.  Datagrams
+are handed out by their management class.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, QPCapabilities
-from verbena.adapter.gid import MAPPED, Gid
+from verbena.adapter.gid import MAPPED, UNSPECIFIED, Gid
 from verbena.errors import VerbError
+from verbena.management.datagrams import MadAddress
 from verbena.memory.access import Access
 from verbena.transport.kinds import CompletionFlags, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.memory import AddressHandle
 from verbena.verbs.queue_pair import QueuePair
-from verbena.wire import GSI_QKEY, GSI_QP, MAD_SIZE
+from verbena.wire import GSI_QKEY, GSI_QP, MAD_SIZE, ManagementClass, Method
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
@@ -31,13 +33,15 @@ RECEIVES = 256
 SENDS = 128
 BACKLOG = 8192  # datagrams that wait for a place in the send queue
 SENT = 1 << 32  # marks the number of a send request
+RESPONSE = 0x80  # of a MAD's method
+Servant = Callable[[MadAddress, bytes], None]
 
 
 class GeneralServices:
     """Queue pair 1 of an adapter.
 
-    receive: called with the source GID and the 256 bytes of each MAD that arrives; never twice at once.  `counters`
-    tells what was dropped here.
+    receive: called with the source GID and the 256 bytes of each MAD of a class that nobody serves (`serve`); never
+    twice at once.  `counters` tells what was dropped here.
 
     On InfiniBand a MAD of the same subnet shows its sender's LID only.  introduce: called with the bytes of one whose
     sender is not known; returns the GID that it says it is from, or None.
@@ -62,7 +66,8 @@ class GeneralServices:
         self._out = self._pd.alloc_mr(SENDS * MAD_SIZE)
         self._free = list(range(SENDS))
         self._handles: dict[int, AddressHandle] = {}
-        self._waiting: deque[tuple[bytes, bytes]] = deque()
+        self._waiting: deque[tuple[bytes | MadAddress, bytes]] = deque()
+        self._servants: dict[tuple[int, bool], Servant] = {}
         self._busy = False
         self._missed = False
         self._open = True
@@ -75,8 +80,18 @@ class GeneralServices:
     def _post(self, place: int) -> None:
         self._qp.post_recv(RecvRequest(place, [self._inbox.sge(place * SLOT, SLOT)]))
 
-    def send(self, remote: bytes, mad: bytes) -> None:
-        """Send a MAD to queue pair 1 of a GID.  What finds no place in a long queue is dropped, and counted."""
+    def serve(self, management_class: int, receive: Servant, *, responses: bool = False) -> None:
+        """Hand datagrams of a class to `receive`: what is asked of an agent here, or with `responses` what comes back.
+
+        Of subnet administration, reports count as responses: they are for its clients.
+        """
+        self._servants[management_class, responses] = receive
+
+    def send(self, remote: bytes | MadAddress, mad: bytes) -> None:
+        """Send a MAD to queue pair 1 of a GID, or to any address.
+
+        What finds no place in a long queue is dropped, and counted.
+        """
         with self._engine:
             if not self._open or len(self._waiting) >= BACKLOG:
                 self.counters["dropped.send_queue"] += 1
@@ -97,19 +112,22 @@ class GeneralServices:
                     self.counters["dropped.send_queue"] += 1
                     self._give_back(place)
 
-    def _post_send(self, place: int, remote: bytes, mad: bytes) -> None:
+    def _post_send(self, place: int, remote: bytes | MadAddress, mad: bytes) -> None:
         at = place * MAD_SIZE
         self._out.buf[at : at + MAD_SIZE] = mad
-        handle = self._handles[place] = self._pd.create_ah(
-            self._adapter.vector_to(Gid(remote), hop_limit=64, traffic_class=0, flow_label=0)
-        )
+        if isinstance(remote, MadAddress):
+            qpn, vector = remote.qpn, _vector(remote)
+        else:
+            qpn = GSI_QP
+            vector = self._adapter.vector_to(Gid(remote), hop_limit=64, traffic_class=0, flow_label=0)
+        handle = self._handles[place] = self._pd.create_ah(vector)
         self._qp.post_send(
             WorkRequest(
                 wr_id=SENT | place,
                 opcode=WROpcode.SEND,
                 sg_list=[self._out.sge(at, MAD_SIZE)],
                 ah=handle,
-                remote_qpn=GSI_QP,
+                remote_qpn=qpn,
                 remote_qkey=GSI_QKEY,
             )
         )
@@ -166,13 +184,21 @@ class GeneralServices:
         if entry.byte_len != SLOT:
             self.counters["dropped.length"] += 1
             return
-        source = (
-            _source(raw) if entry.flags & CompletionFlags.GRH else self._local_source(entry, raw[GRH_SPACE:])
-        )
+        mad = raw[GRH_SPACE:]
+        response = bool(mad[3] & RESPONSE) or (mad[1] == ManagementClass.SUBN_ADM and mad[3] == Method.REPORT)
+        if mad[1] == ManagementClass.SUBN_ADM and mad[3] == Method.REPORT_RESPONSE:
+            response = False
+        servant = self._servants.get((mad[1], response))
+        has_gid = self._adapter.native is None or bool(entry.flags & CompletionFlags.GRH)
+        if servant is not None:
+            gid = _source(raw) if has_gid else None
+            servant(MadAddress(entry.slid, entry.src_qp, entry.sl, entry.path_bits, gid), mad)
+            return
+        source = _source(raw) if has_gid else self._local_source(entry, mad)
         if source is None:
             self.counters["dropped.unknown_source"] += 1
             return
-        self._receive(source, raw[GRH_SPACE:])
+        self._receive(source, mad)
 
     def _local_source(self, entry: Any, mad: bytes) -> bytes | None:
         """The GID behind the LID that a datagram came from; None where nobody knows it."""
@@ -205,6 +231,21 @@ class GeneralServices:
         self._out.close()
         self._cq.close()
         self._pd.close()
+
+
+def _vector(remote: bytes | MadAddress) -> AddressVector:
+    if isinstance(remote, bytes):
+        return AddressVector(gid=Gid(remote))
+    gid = UNSPECIFIED if remote.gid is None else Gid(remote.gid)
+    if not remote.lid:
+        return AddressVector(gid=gid)
+    return AddressVector(
+        gid=gid,
+        sl=remote.sl,
+        dlid=remote.lid,
+        src_path_bits=remote.path_bits,
+        is_global=remote.gid is not None,
+    )
 
 
 def _source(grh: bytes) -> bytes:
