@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import verbena
+from verbena.cli.diags import COMMANDS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 LARGEST_MESSAGE = (1 << 31) - 1
@@ -353,6 +354,10 @@ def show(
         output=None if output is None else str(output),
         format=None if format is None else format.value,
     )
+
+
+for _command in COMMANDS:
+    app.command(rich_help_panel=None)(_command)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------

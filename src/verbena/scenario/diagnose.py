@@ -125,7 +125,7 @@ class Observer:
         return lid
 
     def trace(self, source: int, destination: int) -> list[Hop]:
-        """The path from one LID to another, as the forwarding tables have it; raises `VerbenaError` if there is none."""
+        """The path from one LID to another, by the forwarding tables; raises `VerbenaError` if there is none."""
         path = self.subnet.path(source, destination)
         start = self.subnet.port_of_lid(source)
         if path is None or start is None:

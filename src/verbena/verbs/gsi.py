@@ -233,9 +233,7 @@ class GeneralServices:
         self._pd.close()
 
 
-def _vector(remote: bytes | MadAddress) -> AddressVector:
-    if isinstance(remote, bytes):
-        return AddressVector(gid=Gid(remote))
+def _vector(remote: MadAddress) -> AddressVector:
     gid = UNSPECIFIED if remote.gid is None else Gid(remote.gid)
     if not remote.lid:
         return AddressVector(gid=gid)
