@@ -86,7 +86,7 @@ def test_lids_out_of_range_or_taken_are_refused() -> None:
     assert table.all() == {1: (5, 0), 3: (7, 0)}
     net = Net(redundant_topology())
     ports = [net.topology.nodes[name].port_guid(1) for name in ("h2", "h3")]
-    for bad in ({ports[0]: 5, ports[1]: 5}, {ports[0]: 0x10000}):
+    for bad in ({ports[0]: (5, 0), ports[1]: (5, 0)}, {ports[0]: (0x10000, 0)}):
         with pytest.raises(InvalidAttributeError):
             manager_on(net, "h1", SubnetManagerConfig(lids=bad))
     for name, value in (("first_lid", 0), ("last_lid", 0xC000), ("lmc", 8), ("priority", 16), ("window", 0)):
@@ -99,7 +99,7 @@ def test_two_subnets_use_the_same_lids() -> None:
     nets = [Net(redundant_topology()) for _ in range(2)]
     for net in nets:
         guid = net.topology.nodes["h2"].port_guid(1)
-        settle(net, manager_on(net, "h1", SubnetManagerConfig(lids={guid: 5})))
+        settle(net, manager_on(net, "h1", SubnetManagerConfig(lids={guid: (5, 0)})))
         assert net.agents["h2"].lid(1) == 5
         assert_all_reachable(net)
 
@@ -160,7 +160,7 @@ def test_guids_differ_and_outlive_lids() -> None:
     guid, lid = topology.nodes["h2"].port_guid(1), net.agents["h2"].lid(1)
     manager.stop()
     net.reset("h2")
-    other = manager_on(net, "h1", SubnetManagerConfig(lids={guid: lid + 100}))
+    other = manager_on(net, "h1", SubnetManagerConfig(lids={guid: (lid + 100, 0)}))
     settle(net, other)
     assert net.agents["h2"].lid(1) == lid + 100
     assert other.subnet is not None

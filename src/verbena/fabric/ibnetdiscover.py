@@ -25,7 +25,7 @@ from verbena.errors import InvalidAttributeError
 from verbena.fabric.addressing import AddressError, LidSpace, subnets
 from verbena.fabric.ibnetdiscover_lines import LETTERS, DumpError, End, Reader, Record
 from verbena.fabric.ibnetdiscover_text import write
-from verbena.fabric.rates import LinkRate, Speed
+from verbena.fabric.rates import LANE_BPS, LinkRate, Speed
 from verbena.fabric.topology import Node, NodeKind, PortId, Topology, TopologyError
 
 __all__ = ["DumpError", "read", "write"]
@@ -142,8 +142,7 @@ class _Checker:
         if speeds == {Speed.QDR.name, Speed.FDR10.name}:
             speeds = {Speed.FDR10.name}
         if len(widths) > 1 or len(speeds) > 1:
-            told = " at one end, ".join(f"{side.width}{side.speed}" for side in ends)
-            raise DumpError(f"{what}: the link is {told} at the other", end.line)
+            return self._slower(what, end, ends)
         if not widths or not speeds:
             self._warn(f"line {end.line}: {what}: neither end tells the rate; it is taken for {LinkRate()}")
             return LinkRate()
@@ -151,6 +150,21 @@ class _Checker:
             return LinkRate.parse(widths.pop() + speeds.pop())
         except InvalidAttributeError as error:
             raise DumpError(f"{what}: {error}", end.line) from None
+
+    def _slower(self, what: str, end: End, ends: tuple[End, ...]) -> LinkRate:
+        """What both ends of a link can do that tell different rates: it was trained anew while the tool looked."""
+        try:
+            widths = [LinkRate.parse(f"{side.width}SDR").width for side in ends if side.width != "??"]
+            speeds = [LinkRate.parse(f"4x{side.speed}").speed for side in ends if side.speed != "???"]
+        except InvalidAttributeError as error:
+            raise DumpError(f"{what}: {error}", end.line) from None
+        rate = LinkRate(
+            min(widths, key=lambda width: width.lanes, default=LinkRate().width),
+            min(speeds, key=lambda speed: LANE_BPS[speed], default=LinkRate().speed),
+        )
+        told = " at one end, ".join(f"{side.width}{side.speed}" for side in ends)
+        self._warn(f"line {end.line}: {what}: the link is {told} at the other; it is taken for {rate}")
+        return rate
 
     def _name(self) -> None:
         """A name for each node: its description where that is its own, else what the dump calls it in links."""

@@ -247,6 +247,7 @@ class Subnet:
                 system_guid=node.system_guid,
                 port_guids={port.number: port.guid for port in node.ports.values() if port.is_end},
             )
+            made.vendor_id, made.device_id = node.info.vendor_id, node.info.device_id
             for port in node.ports.values():
                 if port.is_end and port.lid:
                     addresses[PortId(made.name, port.number)] = (port.lid, port.lmc)

@@ -14,6 +14,7 @@ from random import Random
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.fabric.addressing import given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.profile import profiles
@@ -117,6 +118,8 @@ class Fabric(VirtualTime):
         self.assembly = Assembly(topology, options, seed=seed, flits=flits)
         self.core = self.assembly.core
         self.config = config or SubnetManagerConfig()
+        if not self.config.lids:
+            self.config = _with_lids(self.config, topology)
         self.nodes: dict[str, FabricNode] = {}
         self.managers: dict[str, Manager] = {}
         self._store = store
@@ -276,6 +279,14 @@ class Fabric(VirtualTime):
         self.assembly.power_on(name)
         if name in self.managers:
             self.managers[name].start()
+
+
+def _with_lids(config: SubnetManagerConfig, topology: Topology) -> SubnetManagerConfig:
+    """The configuration with the LIDs that a topology's nodes have noted, so that they keep them."""
+    noted = given_lids(topology)
+    ends = [lmc for port, (_, lmc) in noted.items() if port.port]
+    lids = {topology.nodes[port.node].port_guid(port.port): given for port, given in noted.items()}
+    return replace(config, lids=lids, lmc=max(ends, default=config.lmc)) if lids else config
 
 
 def _port(port: PortId | str) -> PortId:

@@ -88,7 +88,7 @@ class SubnetManagerConfig:
     mkey, mkey_protect_bits, mkey_lease_s: written to every port (IBA vol. 1, 14.2.4); 0: the subnet is not protected.
     sm_key: what another subnet manager must show to command this one; 0: nothing.
     gid_prefix: of all GIDs.  lmc: of adapters' and routers' ports.  first_lid ... last_lid: what may be given out.
-    lids: (base LID) by port GUID, given before all others.
+    lids: base LID and LMC by port GUID, given before all others.
     mtu_code: the largest that links get (5: 4096).  lanes: data lanes, as far as both ends have them.
     hoq_life, packet_life: 4.096 us * 2^code; 20 and more: no limit.  subnet_timeout: interval of traps, likewise.
     arbitration_high, arbitration_low: (lane, weight in 64 bytes); both empty: left as they are.
@@ -108,7 +108,7 @@ class SubnetManagerConfig:
     lmc: int = 0
     first_lid: int = FIRST_LID
     last_lid: int = LAST_LID
-    lids: Mapping[int, int] = field(default_factory=dict)
+    lids: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     mtu_code: int = 5
     lanes: int = 15
     hoq_life: int = 18

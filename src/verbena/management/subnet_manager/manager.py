@@ -94,8 +94,8 @@ class SubnetManager:
 
     def start(self) -> None:
         """Begin; raises `InvalidAttributeError` if two configured LIDs are alike or out of range."""
-        for guid, lid in self.config.lids.items():
-            self.lids.reserve(guid, lid, 0 if self.config.lmc == 0 else self.config.lmc)
+        for guid, (lid, lmc) in self.config.lids.items():
+            self.lids.reserve(guid, lid, lmc)
         if self._store is not None:
             stored = {g: v for g, v in self._store.load_lids().items() if g not in self.config.lids}
             for problem in self.lids.load(stored):
