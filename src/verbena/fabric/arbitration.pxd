@@ -15,4 +15,5 @@ cdef class Arbitration(Ledger):
     cdef Queue *take_turn(self, Port *o, int lane) noexcept nogil
     cdef void unlink(self, Queue *q) noexcept nogil
     cdef int64_t occupy(self, Port *o, int64_t octets) noexcept nogil
+    cdef int64_t part_span(self, Port *o, int64_t octets) noexcept nogil
     cdef int64_t span(self, Port *o, int64_t octets) noexcept nogil

@@ -190,10 +190,16 @@ class Arbitration(Ledger):
     # --- time ---------------------------------------------------------------------------------------------
 
     def span(self, o, octets):
-        """How long that many bytes take on a port's link, in ps, rounded up."""
+        """How long that many bytes take on a port's link, in ps, rounded down."""
         if o.byte_ps:
             return octets * o.byte_ps
-        return (octets * BYTE_PS + o.rate_bps - 1) // o.rate_bps
+        return octets * BYTE_PS // o.rate_bps
+
+    def part_span(self, o, octets):
+        """When so many of the bytes will have left that begin to leave a port now (before `occupy`), from now."""
+        if o.byte_ps:
+            return octets * o.byte_ps
+        return (octets * BYTE_PS + (o.remainder if o.free_ps == self.now_ps else 0)) // o.rate_bps
 
     def occupy(self, o, octets):
         """Send that many bytes from now on: when the last one has left.

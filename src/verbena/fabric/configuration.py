@@ -131,20 +131,44 @@ class Configuration(Sources):
         p.rate_bps = rate_bps
         p.byte_ps = BYTE_PS // rate_bps if BYTE_PS % rate_bps == 0 else 0
         p.free_ps, p.remainder = self.now_ps, 0
-        p.bit_error_rate = bit_error_rate
+        if self.flits:
+            self.make_link(p)
+            p.link.error_distance = round(1 / bit_error_rate) if bit_error_rate > 0 else 0
+            if p.link.error_distance > 1 << 50:
+                p.link.error_distance = 0
+            self.draw_error(p)
+
+    def make_external(self, port, rate_bps, bit_error_rate=0.0):
+        """The other half of the link is elsewhere: flits leave by `take_flits` and come in by `put_flits`.
+
+        The port comes up in state INIT at once; its flits leave at `rate_bps`.  Flit mode only.
+        """
+        p = self.port_at(port)
+        if not self.flits:
+            raise InvalidAttributeError("external ports need flit mode: make the fabric with flits=True")
+        self._plug(port, rate_bps, bit_error_rate)
+        p.external = True
+        p.delay_ps = 0
+        p.credit_ps = 0
+        self.come_up(p)
 
     def disconnect(self, port):
         """Pull the cable: what is on it or half received is lost and counted; both ends report LINK_DOWN."""
         p = self.port_at(port)
+        if p.external:
+            p.state = STATE_DOWN
+            self.go_down(p, DROP_LINK)
+            p.external = False
+            return
         if not p.peer:
             raise InvalidAttributeError(f"port {port} is not connected")
         other = p.peer
-        p.peer = NO_PORT
-        other.peer = NO_PORT
         # Both ends are down before what waits there looks for another way.
         p.state = other.state = STATE_DOWN
         self.go_down(p, DROP_LINK)
         self.go_down(other, DROP_LINK)
+        p.peer = NO_PORT
+        other.peer = NO_PORT
 
     # --- what management sets -------------------------------------------------------------------------------
 
@@ -160,8 +184,7 @@ class Configuration(Sources):
         if p.state == STATE_DOWN:
             raise InvalidAttributeError(f"port {port} is down: it comes up when it is connected")
         if state == STATE_DOWN:
-            if p.peer:
-                self.retrain(p)
+            self.retrain(p)
             return
         p.state = state
         if state != STATE_ACTIVE:

@@ -6,6 +6,7 @@ from verbena.fabric.tables cimport Event, Packet, Port, Queue
 
 cdef class FabricCore(Configuration):
     cdef dict _held
+    cdef object _next_handle
 
     cdef void loop(self, int64_t limit) noexcept nogil
     cdef void handle(self, Event *e) noexcept nogil

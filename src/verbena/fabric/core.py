@@ -29,7 +29,8 @@ else:
     from verbena.fabric.smi import seal_vcrc
     from verbena.fabric.tables import *
 
-SMALLEST_PACKET = 8 + 12 + 4
+SMALLEST_PACKET = 8 + 12 + 2
+LARGEST_PACKET = 2047 * 4 + 2
 
 
 class FabricCore(Configuration):
@@ -43,6 +44,7 @@ class FabricCore(Configuration):
     def __init__(self, seed=0, flits=True):
         super().__init__(bool(flits), seed)
         self._held = {}
+        self._next_handle = 0
 
     # --- time -----------------------------------------------------------------------------------------------
 
@@ -122,12 +124,12 @@ class FabricCore(Configuration):
         octets: cython.const[cython.uchar][::1]
         lane: cython.int
         size: cython.int = len(packet) + VCRC_BYTES
-        if size < SMALLEST_PACKET + VCRC_BYTES - 4 or size > 1 << 16:
-            raise InvalidAttributeError(
-                f"a packet of {len(packet)} bytes: LRH to ICRC are 20 bytes to 64 KiB"
-            )
         port_ = self.port_at(port)
         octets = packet
+        if size < SMALLEST_PACKET or ((octets[4] & 7) << 8 | octets[5]) * 4 + VCRC_BYTES != size:
+            raise InvalidAttributeError(
+                f"a packet of {len(packet)} bytes whose LRH does not say so, in words of 4 bytes (LRH to ICRC)"
+            )
         lane = octets[0] >> 4
         if lane != VL15:
             lane = self.lane_for(port_, octets[1] >> 4)
@@ -167,10 +169,12 @@ class FabricCore(Configuration):
         """Send a packet that is only a length: `size` bytes from LRH to VCRC.  Otherwise like `inject`."""
         lane: cython.int
         port_ = self.port_at(port)
-        if not SMALLEST_PACKET <= size <= 1 << 16 or not 0 < dlid < PERMISSIVE or not 0 <= sl < 16:
+        if not SMALLEST_PACKET <= size <= LARGEST_PACKET or size % 4 != VCRC_BYTES:
             raise InvalidAttributeError(
-                f"size {size}, LID {dlid}, service level {sl}: 24 to 65536, 1 to 65534, 0 to 15"
+                f"{size} is no packet's size: words of 4 bytes and the VCRC, 22 to 8190"
             )
+        if not 0 < dlid < PERMISSIVE or not 0 <= sl < 16:
+            raise InvalidAttributeError(f"LID {dlid}, service level {sl}: it must be 1 to 65534, 0 to 15")
         lane = self.lane_for(port_, sl)
         if lane >= 0 and port_.lane[lane].outbox.length >= port_.send_queue:
             port_.lane[lane].room_wanted = True
@@ -212,7 +216,8 @@ class FabricCore(Configuration):
                 packet = bytes(p.data)
             handle = 0
             if port.hold and port.number != 0:
-                handle = p.id
+                self._next_handle += 1
+                handle = self._next_handle
                 self._held[handle] = (p.received, p.lane, p.blocks)
             result.append(((p.tail_ps + 999) // 1000, p.received, packet, p.in_port, handle, p.tag))
             self.release_packet(p)

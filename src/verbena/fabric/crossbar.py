@@ -281,6 +281,7 @@ class Crossbar(Smi):
             else:  # counted where it was decided
                 self.dropped += 1
                 self.inside -= 1
+                p.gone = True
                 if self.trace_mask & TRACE_DROP:
                     self.trace(TRACE_DROP, q.port, p.lane, 0, p.size, p.id, 0, self.now_ps)
                 self.release_packet(p)
@@ -295,6 +296,7 @@ class Crossbar(Smi):
         q.stamp += 1
         p = self.take_head(q)
         self.leave_buffer(q, p)
+        p.gone = True
         self.drop(where, p, reason)
 
     def leave_buffer(self, q, p):

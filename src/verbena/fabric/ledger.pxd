@@ -9,6 +9,8 @@ cdef enum:
 
 cdef class Ledger(Wheel):
     cdef readonly int64_t injected
+    cdef readonly int64_t imported
+    cdef readonly int64_t exported
     cdef readonly int64_t replicated
     cdef readonly int64_t delivered
     cdef readonly int64_t dropped

@@ -1,7 +1,8 @@
 """What the fabric simulator writes down: drops by reason, reports, traces, latencies.
 
 Nothing is lost in silence: a packet leaves the fabric by being delivered or by `Ledger.drop`, which counts it at the
-port where it happened, under its reason.  At any time ``injected + replicated == delivered + dropped + inside``.
+port where it happened, under its reason.  At any time ``injected + imported + replicated == delivered +
+exported + dropped + inside`` (im- and exported: by external ports).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Ledger(Wheel):
     def __init__(self, flits):
         super().__init__(flits)
         self.injected = self.replicated = self.delivered = self.dropped = 0
+        self.imported = self.exported = 0
         self.offered = self.packet_hops = self.events = 0
         self.latency_sum = self.latency_max = self.delivered_bytes = 0
         self.latency_min = -1
@@ -179,10 +181,10 @@ class Ledger(Wheel):
         self.trace_mask = kinds
 
     def take_trace(self):
-        """What was recorded: [(time_ps, port, kind, lane, sequence, size, packet id)]; it is forgotten here.
+        """What was recorded: [(time_ps, port, kind, lane, sequence, size, packet id, detail)]; it is forgotten here.
 
-        A drop has its reason (the counter's number) in the place of the sequence number; a flit's size includes its
-        header, a packet's is from LRH to VCRC.
+        `detail`: a flit's kind (`wire.flit.FlitKind`).  A drop has its reason (the counter's number) in the place of
+        the sequence number; a flit's size includes its header, a packet's is from LRH to VCRC.
         """
         result = [
             (
@@ -193,6 +195,7 @@ class Ledger(Wheel):
                 self.traces[i].sequence,
                 self.traces[i].size,
                 self.traces[i].packet_id,
+                self.traces[i].detail,
             )
             for i in range(self.trace_count)
         ]
@@ -237,6 +240,8 @@ class Ledger(Wheel):
             "dropped": self.dropped,
             "inside": self.inside,
             "offered": self.offered,
+            "imported": self.imported,
+            "exported": self.exported,
             "delivered_bytes": self.delivered_bytes,
             "packet_hops": self.packet_hops,
             "events": self.events,

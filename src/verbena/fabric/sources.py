@@ -35,6 +35,11 @@ LARGEST_GAP_NS = 100_000_000
 PROCESSES = {"periodic": PERIODIC, "poisson": POISSON, "bursty": BURSTY}
 
 
+def _is_size(size, limit):
+    """Whole words from LRH to ICRC, and the VCRC."""
+    return 22 <= size <= limit and size % 4 == VCRC_BYTES
+
+
 class Sources(Flits):
     """The fabric with its sources."""
 
@@ -200,8 +205,10 @@ class Sources(Flits):
                 "between two packets, or bursts, of a source are at most 100 ms on average"
             )
         limit = self.port_at(port).max_size
-        if not 24 <= size <= limit:
-            raise InvalidAttributeError(f"packets of this port have 24 to {limit} bytes, not {size}")
+        if not _is_size(size, limit):
+            raise InvalidAttributeError(
+                f"{size} is no packet's size: words of 4 bytes and the VCRC, 22 to {limit}"
+            )
         at: cython.int = self._make_source(port)
         s = self.sources[at]
         s.random = mixed(self.seed ^ mixed(at + 1))
@@ -224,10 +231,8 @@ class Sources(Flits):
             raise InvalidAttributeError("the trace is empty")
         if any(b[0] < a[0] for a, b in pairwise(entries)):
             raise InvalidAttributeError("the entries of a trace must be in the order of their times")
-        if any(not 24 <= e[1] <= limit for e in entries):
-            raise InvalidAttributeError(
-                f"packets of this port have 24 to {limit} bytes; the trace has others"
-            )
+        if any(not _is_size(e[1], limit) for e in entries):
+            raise InvalidAttributeError(f"a packet's size is words of 4 bytes and the VCRC, 22 to {limit}")
         times: cython.const[int64_t][::1]
         sizes: cython.const[int32_t][::1]
         at: cython.int = self._make_source(port)

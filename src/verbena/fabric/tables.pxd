@@ -40,7 +40,7 @@ cdef enum:  # kinds of events
     EVENT_READY = 7  # bytes of a packet may leave the switch
     EVENT_ACK = 8  # flits received must be acknowledged
     EVENT_REPLAY = 9  # flits sent were not acknowledged in time
-    EVENT_REFRESH = 10  # the peer must be told its credit again
+    EVENT_ASK = 10  # a packet has waited for credit: ask the peer
 
 cdef enum:  # counters of a port
     XMIT_PACKETS = 0
@@ -55,7 +55,7 @@ cdef enum:  # counters of a port
     XMIT_NAKS = 9
     XMIT_CREDITS = 10
     FLIT_RETRIES = 11
-    REPLAYS = 12
+    REPLAYED = 12
     FLIT_ERRORS = 13
     SEQUENCE_ERRORS = 14
     BIT_ERRORS = 15
@@ -110,6 +110,7 @@ cdef struct Packet:
     Packet *next
     uint8_t *data  # LRH ... VCRC; nothing: only a length
     Source *source
+    Port *output  # flit mode: where it is being sent
     int64_t born_ps
     int64_t entered_ps  # when its head could leave the node it is in
     int64_t tail_ps  # when its last byte has arrived there
@@ -124,6 +125,8 @@ cdef struct Packet:
     uint8_t lane
     uint8_t sl
     uint8_t in_port
+    bint entered  # flit mode: it has joined a queue
+    bint gone  # flit mode: dropped, and more of it is on its way
     bint bad  # cut off by a link that went down
     bint phantom
 
@@ -162,6 +165,7 @@ cdef struct Lane:
     int32_t limit  # flit mode: what the peer allowed, modulo 4096
     int32_t told  # flit mode: what this side allowed last, modulo 4096
     Packet *arriving  # flit mode
+    bint skip  # flit mode: the rest of a packet that was refused
     int64_t xmit_packets
     int64_t xmit_bytes
     int64_t rcv_packets
@@ -219,7 +223,6 @@ cdef struct Port:
     uint8_t sl2vl[16]
     int32_t lid
     int32_t lmc
-    double bit_error_rate
     int64_t counters[33]
 
 cdef struct Node:
@@ -264,46 +267,49 @@ cdef struct Source:
 
 cdef struct Flit:
     Flit *next
-    int32_t size
+    int32_t size  # of the payload
     int32_t sequence
+    int64_t packet_id
+    int64_t tag
+    int64_t born_ps
     uint8_t kind
     uint8_t lane
     bint first
     bint last
-    int64_t packet_id
-    int64_t tag
-    int64_t born_ps
     bint phantom
-    bint bad
     uint8_t data[92]
 
 cdef struct LinkLayer:  # what flit mode keeps for a port
     Flit *replay  # sent and not acknowledged, oldest first
     Flit *replay_last
     Flit *resend  # the next one to be sent again
+    Flit *leaving  # an external port's flit
+    uint64_t random
+    int64_t error_distance  # mean, in bits; 0: no errors
+    int64_t bits_to_error  # sent before the next bit that is flipped
+    int64_t progress_ps  # when the peer last acknowledged something, or the replay buffer was empty
+    int64_t ack_ps  # how long an acknowledgment may wait for more
+    int64_t replay_ps  # how long the peer may take to acknowledge
+    int64_t ask_ps  # how long to wait for credit before asking
     int32_t unacknowledged
     int32_t next_sequence
-    int32_t acknowledged  # last sequence number acknowledged by the peer
+    int32_t acknowledged  # last number acknowledged by the peer
     int32_t expected
     int32_t to_acknowledge  # flits received since the last acknowledgment
     int32_t replays  # without progress
+    uint32_t active  # lanes with a packet on its way out
+    uint32_t credit_due  # lanes whose credit the peer should be told
+    uint32_t asks  # lanes on which this side asks for credit
+    int32_t credit_turn
     bint ack_due
     bint nak_due
     bint nak_sent
     bint ack_timer
     bint replay_timer
-    bint refresh_timer
-    uint32_t replay_stamp
-    uint32_t credit_due  # lanes
-    int32_t credit_turn
-    int64_t progress_ps
-    int64_t ack_delay_ps
-    int64_t replay_delay_ps
-    uint64_t error_threshold  # of 2^63: a bit is flipped
-    int64_t bits_to_error  # bits until the next one that is flipped
+    bint ask_timer
     uint8_t *out  # an external port's bytes that wait to be taken
     int64_t out_size
-    int64_t out_capacity
+    int64_t out_room
 
 cdef struct Trace:
     int64_t time_ps

@@ -140,7 +140,8 @@ class Tables:
             free(p.data)
         p.data = NO_BYTES
         p.source = NO_SOURCE
-        p.bad = p.phantom = False
+        p.bad = p.phantom = p.entered = p.gone = False
+        p.output = NO_PORT
         p.ready = p.received = 0
         p.tag = 0
         p.next = self.free_packets
@@ -179,7 +180,7 @@ class Tables:
         else:
             f = Flit()
         f.next = NO_FLIT
-        f.first = f.last = f.phantom = f.bad = False
+        f.first = f.last = f.phantom = False
         f.packet_id = f.tag = f.born_ps = 0
         return f
 

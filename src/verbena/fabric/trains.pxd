@@ -5,6 +5,7 @@ from verbena.fabric.crossbar cimport Crossbar
 from verbena.fabric.tables cimport Lane, Node, Packet, Port, Queue
 
 cdef class Trains(Crossbar):
+    cdef void pump(self, Port *o) noexcept nogil
     cdef void start(self, Port *o, int lane) noexcept nogil
     cdef void begun(self, Port *o, Packet *p) noexcept nogil
     cdef void train_sent(self, Port *o) noexcept nogil

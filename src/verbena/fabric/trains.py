@@ -1,7 +1,7 @@
 """The links: a packet as a train of flits, sent when there is credit, and what a broken link does to it.
 
-**Timing model.**  All times are exact, in ps; what is not a whole number is rounded up, a stream without gaps keeps
-its rate exactly.  A packet of S bytes (LRH to VCRC) travels as n = ceil(S / 80) flits: at most 80 bytes of it and 12
+**Timing model.**  All times are exact, in ps; what is not a whole number is rounded down, and a stream without
+gaps carries the rest on, so that it keeps its rate.  A packet of S bytes (LRH to VCRC) travels as n = ceil(S / 80) flits: at most 80 bytes of it and 12
 bytes of header each, so that it takes S + 12 n byte times of the link.  Call ser(x) the time of x bytes at the
 link's rate, d the link's delay, L a switch's latency, f = min(S, 80) + 12 the bytes of the first flit.
 
@@ -55,6 +55,9 @@ class Trains(Crossbar):
         lane: cython.int
         if o.busy:
             return
+        if self.flits:
+            self.pump(o)
+            return
         if not o.waiting:
             o.wait_since_ps = -1
             return
@@ -63,6 +66,9 @@ class Trains(Crossbar):
             self.start(o, lane)
         elif o.wait_since_ps < 0:
             o.wait_since_ps = self.now_ps
+
+    def pump(self, o):
+        """The same in flit mode (see `flits`)."""
 
     def begun(self, o, p):
         """Count a packet that begins to leave a port."""
@@ -95,6 +101,7 @@ class Trains(Crossbar):
         else:
             o.turn = lane + 1 if lane != VL15 else o.turn
         self.begun(o, p)
+        first = self.part_span(o, (p.size if p.size < FLIT_PAYLOAD else FLIT_PAYLOAD) + FLIT_HEADER)
         end = self.occupy(o, p.size + (p.size + FLIT_PAYLOAD - 1) // FLIT_PAYLOAD * FLIT_HEADER)
         o.busy = True
         o.tx_packet = p
@@ -104,8 +111,7 @@ class Trains(Crossbar):
         p.refs += 1
         p.tail_ps = end + o.delay_ps
         if r.node.kind == SWITCH and not self.is_stored(r.node, p):
-            first = (p.size if p.size < FLIT_PAYLOAD else FLIT_PAYLOAD) + FLIT_HEADER
-            when = self.now_ps + self.span(o, first) + o.delay_ps + r.node.latency_ps
+            when = self.now_ps + first + o.delay_ps + r.node.latency_ps
         else:
             when = p.tail_ps + r.node.latency_ps
         e = self.schedule(when, EVENT_ARRIVE, r)
@@ -176,6 +182,7 @@ class Trains(Crossbar):
         if r.pkeys_in and not self.pkey_fits(r, p):
             self.report(PKEY_VIOLATION, r, self.pkey_of(p))
             self.free_blocks(r, p.lane, p.blocks)
+            p.gone = True
             self.drop(r, p, DROP_PKEY)
             return
         q = self.inbox_of(r, p)
@@ -256,7 +263,7 @@ class Trains(Crossbar):
         for lane in range(VL15):
             if o.lane[lane]:
                 o.lane[lane].credits = 0
-                if o.peer.lane[lane]:
+                if o.peer and o.peer.lane[lane]:
                     o.lane[lane].credits = o.peer.lane[lane].size - o.peer.lane[lane].occupied
         self.report(LINK_UP, o, 0)
 

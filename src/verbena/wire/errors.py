@@ -15,7 +15,7 @@ class DecodeError(VerbenaError):
 
     `reason` is one of: "short" (bytes are missing), "length" (lengths contradict each other), "opcode",
     "version" (of a link, network, transport or management header), "header" (a field has a forbidden value),
-    "file" (not a capture file, or a damaged one).
+    "crc" (a flit's error check fails), "file" (not a capture file, or a damaged one).
     """
 
     def __init__(self, reason: str, message: str) -> None:
