@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
+import routing
 import topology
 from rich.console import Console
 from rich.progress import Progress
@@ -22,7 +23,11 @@ from rich.table import Table
 
 from verbena import _pure
 
-GROUPS = {"endpoint": endpoint.BENCHMARKS, "topology": topology.BENCHMARKS}
+GROUPS = {
+    "endpoint": endpoint.BENCHMARKS,
+    "fabric": routing.BENCHMARKS,
+    "topology": topology.BENCHMARKS,
+}
 
 
 def chosen(only: str) -> list[tuple[str, Any]]:

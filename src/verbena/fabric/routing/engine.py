@@ -11,7 +11,7 @@ from verbena.fabric.routing.given import given
 from verbena.fabric.routing.graph import RoutingError, RoutingGraph
 from verbena.fabric.routing.layered import layered
 from verbena.fabric.routing.minhop import minhop
-from verbena.fabric.routing.routing import LANES, Routing, unreachable
+from verbena.fabric.routing.routing import LANES, USUAL_LANES, Routing, unreachable
 from verbena.fabric.routing.updn import updn
 
 ENGINES: dict[str, Callable[..., Routing]] = {
@@ -28,7 +28,7 @@ def route(
     graph: RoutingGraph,
     engine: str = "minhop",
     *,
-    lanes: int = LANES,
+    lanes: int = USUAL_LANES,
     previous: Routing | None = None,
     **options: Any,
 ) -> Routing:

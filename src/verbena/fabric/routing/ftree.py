@@ -26,8 +26,8 @@ from collections.abc import Iterable
 from verbena.fabric.routing.fill import blank, ends_by_switch
 from verbena.fabric.routing.graph import End, RoutingGraph
 from verbena.fabric.routing.levels import levels, no_tree
-from verbena.fabric.routing.paths import Paths
 from verbena.fabric.routing.routing import Routing, cut
+from verbena.fabric.routing.trunks import Trunks
 from verbena.fabric.routing.updn import updn
 
 
@@ -64,7 +64,7 @@ class Tree:
         remembered = {} if previous is None else previous.slots
         self.graph = graph
         self.level = level
-        self.paths = Paths(graph)
+        self.paths = Trunks(graph)
         n = len(graph.switches)
         self.up: list[list[tuple[int, int]]] = [
             [(t, port) for port, t, _ in graph.neighbours(s) if level[t] > level[s]] for s in range(n)

@@ -13,10 +13,10 @@ error that names the number.
 
 from __future__ import annotations
 
-from verbena.fabric.routing.channels import Layering
 from verbena.fabric.routing.deadlock import senders
 from verbena.fabric.routing.fill import balanced
 from verbena.fabric.routing.graph import RoutingError, RoutingGraph
+from verbena.fabric.routing.layering import Layering
 from verbena.fabric.routing.paths import Paths
 from verbena.fabric.routing.routing import LANES, Routing, cut
 from verbena.fabric.routing.updn import centres, order
@@ -47,15 +47,15 @@ def layered(graph: RoutingGraph, lanes: int, previous: Routing | None = None) ->
 def assign_lanes(graph: RoutingGraph, flat: bytearray, lanes: int) -> tuple[list[bytearray], int] | str:
     """Lanes for the paths of some tables, and how many there are; or a text if `lanes` do not suffice.
 
-    What travels to and from switches themselves is management, for which no lane is added: it goes on one of the
-    lanes that there are if one takes it without a cycle, else on lane 0.
+    What travels to and from switches themselves is management, for which no lane is added: it goes on a lane where
+    data makes the same turns, else on lane 0.
     """
     layering = Layering(graph, lanes)
     layers = bytearray(len(flat))
     data = [lid for end in graph.ends if end.port for lid in end.lids]
     management = [lid for end in graph.ends if end.is_switch for lid in end.lids]
     for lid in data:
-        if layering.assign(flat, layers, graph.width, lid, graph.has_hosts, lanes):
+        if layering.assign(flat, layers, graph.width, lid, graph.has_hosts):
             return f"more than {lanes}"
     needed = max(1, layering.lanes_used())
     for lid in data:
@@ -63,7 +63,7 @@ def assign_lanes(graph: RoutingGraph, flat: bytearray, lanes: int) -> tuple[list
     everybody = senders(graph)
     without = bytearray(a & ~b & 1 for a, b in zip(everybody, graph.has_hosts, strict=True))
     for lid in data:
-        layering.assign(flat, layers, graph.width, lid, without, needed)
+        layering.admit(flat, layers, graph.width, lid, without, needed)
     for lid in management:
-        layering.assign(flat, layers, graph.width, lid, everybody, needed)
+        layering.admit(flat, layers, graph.width, lid, everybody, needed)
     return cut(layers, graph.width), needed

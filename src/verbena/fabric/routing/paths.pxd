@@ -23,9 +23,7 @@ cdef class Paths:
     cdef int[::1] switch_load
     cdef int[::1] position
     cdef unsigned char[::1] hosts
-    cdef int stamp
     cdef int[::1] marked
-    cdef int[::1] trunk
 
     cdef void spread(self) noexcept
     cdef void gather(self, bint ruled) noexcept
@@ -34,5 +32,3 @@ cdef class Paths:
     cdef int refined(self, int dest) noexcept
     cdef int strict(self, int dest) noexcept
     cdef int beyond(self, int dest) noexcept
-    cdef void mark_trunk(self, int s, int number, int offset, int[::1] slots_first, int[::1] slots, int[::1] divisor) noexcept
-    cdef int pick(self, int s, int number, int width) noexcept

@@ -1,9 +1,9 @@
 """The loops that all routing engines share: which ports lead nearer to a switch, and which of them each LID takes.
 
 An engine goes through the destination switches.  For each it first asks for candidates, the set of ports that the rule
-allows at every switch (`minimal`, `updown`, or an engine's own in a subclass), and then has the LIDs there assigned,
-balanced over the candidates (`assign`, or `assign_tree` for fat trees).  Every candidate leads to a switch with fewer
-hops to go, so whatever is chosen has no loop.
+allows at every switch (`minimal`, `updown`, or an engine's own: steps.py), and then has the LIDs there assigned,
+balanced over the candidates (`assign`).  Every candidate leads to a switch with fewer hops to go, so whatever is chosen
+has no loop.
 
 Forwarding tables are one flat bytearray here: entry ``s * width + lid``.
 """
@@ -48,9 +48,7 @@ class Paths:
         self.switch_load = array("i", [0]) * max(1, graph.channels)
         self.position = array("i", range(n))
         self.hosts = bytearray(graph.has_hosts)
-        self.stamp = 0
         self.marked = array("i", [0]) * n
-        self.trunk = array("i", [-1]) * n
 
     # --- distances ----------------------------------------------------------------------------------------------
 
@@ -351,97 +349,4 @@ class Paths:
                     was = old[s * width + lid]
                 c = self.choose(s, lid, base, was, table, width, load)
                 load[c] += 1
-                table[s * width + lid] = c - self.first[s]
-
-    # --- fat trees ----------------------------------------------------------------------------------------------
-
-    def mark_trunk(self, s, number, offset, slots_first, slots, divisor):
-        """Climb from a destination's switch to a root by its number; what is passed is the trunk."""
-        n: cython.int
-        q: cython.int
-        k: cython.int
-        c: cython.int
-        d: cython.int
-        self.stamp += 1
-        self.marked[s] = self.stamp
-        while True:
-            n = slots_first[s + 1] - slots_first[s]
-            if n == 0:
-                return
-            q = (number // divisor[s] + offset) % n
-            c = -1
-            for k in range(n):  # a slot whose cable is gone: the next one
-                d = slots[slots_first[s] + (q + k) % n]
-                if d >= 0:
-                    c = d
-                    break
-            if c < 0:
-                return
-            s = self.owner[self.peer[c]]
-            self.trunk[s] = self.peer[c]
-            self.marked[s] = self.stamp
-
-    def pick(self, s, number, width):
-        """A candidate of `s`: one that leads to the trunk if there is one; of several, by the number."""
-        i: cython.int
-        n: cython.int = 0
-        on: cython.int = 0
-        c: cython.int
-        lo: cython.int = self.candidates_first[s]
-        hi: cython.int = self.candidates_first[s + 1]
-        for i in range(lo, hi):
-            c = self.candidates[i]
-            if self.marked[self.owner[self.peer[c]]] == self.stamp:
-                on += 1
-        if on:
-            number = number // width % on
-            for i in range(lo, hi):
-                c = self.candidates[i]
-                if self.marked[self.owner[self.peer[c]]] == self.stamp:
-                    if n == number:
-                        break
-                    n += 1
-            if self.kind[s] == UP:
-                self.marked[s] = self.stamp
-            return c
-        return self.candidates[lo + number % (hi - lo)]
-
-    def assign_tree(
-        self,
-        table: cython.uchar[::1],
-        width: cython.int,
-        dest: cython.int,
-        port: cython.int,
-        base: cython.int,
-        count: cython.int,
-        number: cython.int,
-        order: cython.int[::1],
-        slots_first: cython.int[::1],
-        slots: cython.int[::1],
-        divisor: cython.int[::1],
-        parents: cython.int[::1],
-    ):
-        """As `assign`, for the destination `number` of a fat tree (see ftree.py); call `updown` first.
-
-        order: the switches from the top.  slots: each switch's ports upward, in order, -1 = cable gone.  divisor: what
-        the number is divided by at each switch.  parents: how many different switches are above each.
-        """
-        k: cython.int
-        s: cython.int
-        c: cython.int
-        lid: cython.int
-        for lid in range(base, base + count):
-            self.mark_trunk(dest, number, lid - base, slots_first, slots, divisor)
-            for k in range(self.switches):
-                s = order[k]
-                if s == dest:
-                    table[s * width + lid] = port
-                    continue
-                if self.candidates_first[s] == self.candidates_first[s + 1]:
-                    table[s * width + lid] = NONE
-                    continue
-                if self.marked[s] == self.stamp and self.kind[s] == DOWN:
-                    c = self.trunk[s]
-                else:
-                    c = self.pick(s, number // divisor[s] + lid - base, parents[s])
                 table[s * width + lid] = c - self.first[s]

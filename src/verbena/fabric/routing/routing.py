@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from verbena.fabric.routing.graph import BLOCK, NO_PORT, RoutingError, RoutingGraph
 
 LANES = 15  # data lanes: 0 to 14 (IBA vol. 1, 7.6)
+USUAL_LANES = 8
 
 
 @dataclass(eq=False, slots=True)
