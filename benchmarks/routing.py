@@ -73,7 +73,7 @@ def routed(name: str, graph: RoutingGraph, engine: str) -> list[dict[str, Any]]:
 
 
 def k32_routing() -> list[dict[str, Any]]:
-    """8,192 hosts, 1,280 switches: graph, min-hop, fat tree and up/down, each with its check, and all of it together."""
+    """8,192 hosts, 1,280 switches: graph, min-hop, fat tree, up/down, each with its check, and all together."""
     seconds, graph = timed(lambda: tree(32))
     rows = [row("fabric.k32_graph", seconds, "s")]
     for engine in TREE_ENGINES:

@@ -6,6 +6,8 @@ import itertools
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import routing_lab as lab
 from verbena.fabric.routing import (
@@ -59,6 +61,40 @@ def test_with_a_single_way_two_lids_share_it() -> None:
         if end.port:
             first, second = (lab.walk(graph, routing, 1, lid) for lid in end.lids)
             assert first == second
+
+
+@pytest.mark.requirement("NOD-12")
+@pytest.mark.parametrize("engine", ["minhop", "layered"])
+def test_asked_for_second_ways_share_no_cable_even_in_a_ring(engine: str) -> None:
+    for topology in (lab.ring(4), lab.ring(7), lab.torus((4, 5)), lab.torus((3, 3), wrap=False)):
+        graph = lab.graph_of(topology, lmc=2)
+        routing = route(graph, engine, disjoint=True)
+        hosts = [end for end in graph.ends if end.port]
+        for a, b in itertools.permutations(hosts, 2):
+            ways = [
+                {min(c, graph.peer[c]) for c in lab.walk(graph, routing, a.switch, lid)[:-1]}
+                for lid in b.lids
+            ]
+            assert len(ways[0]) == lab.hops(graph, a.switch)[b.switch]
+            assert any(not ways[0] & way for way in ways[1:]), f"{a.name} to {b.name}"
+        assert engine == "minhop" or find_cycle(graph, routing) is None
+
+
+@given(seed=st.integers(0, 2**32), switches=st.integers(2, 10), extra=st.integers(0, 12))
+def test_separating_ways_loses_nobody(seed: int, switches: int, extra: int) -> None:
+    graph = lab.graph_of(lab.random_fabric(Random(seed), switches, extra), lmc=1)
+    apart = []
+    for disjoint in (False, True):
+        routing = route(graph, "minhop", disjoint=disjoint)
+        count = 0
+        for s, end in itertools.product(range(switches), graph.ends):
+            ways = [lab.walk(graph, routing, s, lid) for lid in end.lids]
+            assert None not in ways
+            if end.port:
+                first, second = ({min(c, graph.peer[c]) for c in way[:-1]} for way in ways)
+                count += not first & second
+        apart.append(count)
+    assert apart[1] >= apart[0]
 
 
 # --- one table for all inputs; ways there and back --------------------------------------------------------------

@@ -14,6 +14,7 @@ error that names the number.
 from __future__ import annotations
 
 from verbena.fabric.routing.deadlock import senders
+from verbena.fabric.routing.disjoint import separate
 from verbena.fabric.routing.fill import balanced
 from verbena.fabric.routing.graph import RoutingError, RoutingGraph
 from verbena.fabric.routing.layering import Layering
@@ -22,15 +23,24 @@ from verbena.fabric.routing.routing import LANES, Routing, cut
 from verbena.fabric.routing.updn import centres, order
 
 
-def layered(graph: RoutingGraph, lanes: int, previous: Routing | None = None) -> Routing:
-    """Route on shortest ways; raises `RoutingError` if more than `lanes` lanes are needed."""
+def layered(
+    graph: RoutingGraph, lanes: int, previous: Routing | None = None, disjoint: bool = False
+) -> Routing:
+    """Route on shortest ways; raises `RoutingError` if more than `lanes` lanes are needed.
+
+    disjoint: as of min-hop.
+    """
     paths = Paths(graph)
     flat = balanced(graph, paths, paths.minimal, previous)
+    if disjoint:
+        separate(graph, flat)
     found = assign_lanes(graph, flat, lanes)
     if isinstance(found, str):
         paths = Paths(graph)
         order(graph, paths, centres(graph, paths)[:1], check=False)
         flat = balanced(graph, paths, paths.narrow, previous)
+        if disjoint:
+            separate(graph, flat)
         found = assign_lanes(graph, flat, lanes)
     if isinstance(found, str):
         found = assign_lanes(graph, flat, LANES)

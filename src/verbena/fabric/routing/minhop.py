@@ -11,13 +11,22 @@ Nothing is done against deadlock: on a fabric with loops, ask `find_cycle`.
 
 from __future__ import annotations
 
+from verbena.fabric.routing.disjoint import separate
 from verbena.fabric.routing.fill import balanced
 from verbena.fabric.routing.graph import RoutingGraph
 from verbena.fabric.routing.paths import Paths
 from verbena.fabric.routing.routing import Routing, cut
 
 
-def minhop(graph: RoutingGraph, lanes: int, previous: Routing | None = None) -> Routing:
-    """Route on shortest ways; one lane."""
+def minhop(
+    graph: RoutingGraph, lanes: int, previous: Routing | None = None, disjoint: bool = False
+) -> Routing:
+    """Route on shortest ways; one lane.
+
+    disjoint: the second and further LIDs of a port take longer ways where only these share no cable with the first's.
+    """
     paths = Paths(graph)
-    return Routing(graph, "minhop", cut(balanced(graph, paths, paths.minimal, previous), graph.width))
+    flat = balanced(graph, paths, paths.minimal, previous)
+    if disjoint:
+        separate(graph, flat)
+    return Routing(graph, "minhop", cut(flat, graph.width))
