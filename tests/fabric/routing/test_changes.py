@@ -189,6 +189,7 @@ def test_after_a_switch_has_gone_all_are_reached_or_told(engine: str) -> None:
                 assert lab.walk(graph, routing, s, end.lid) is not None
 
 
+@pytest.mark.requirement("SUB-05")
 def test_without_a_second_way_a_failure_cuts_off() -> None:
     topology = lab.torus((4,), wrap=False)
     given = lab.addresses(topology)
@@ -209,10 +210,11 @@ def hand_made(graph: RoutingGraph) -> dict[str, dict[int, int]]:
     return {name: dict(enumerate(routing.tables[s])) for s, name in enumerate(graph.switches)}
 
 
-def test_a_loop_in_the_tables_is_reported_as_one() -> None:
+@pytest.mark.parametrize("to", ["h2[1]", "leaf2"])
+def test_a_loop_in_the_tables_is_reported_as_one(to: str) -> None:
     graph = lab.graph_of(lab.two_level(3, 2, 1))
     tables = hand_made(graph)
-    dest = lid_of(graph, "h2[1]")
+    dest = lid_of(graph, to)
     to_leaf0 = next(p for p, t, _ in graph.neighbours(graph.index["spine0"]) if graph.switches[t] == "leaf0")
     to_spine0 = next(p for p, t, _ in graph.neighbours(graph.index["leaf0"]) if graph.switches[t] == "spine0")
     tables["spine0"][dest] = to_leaf0

@@ -3,7 +3,7 @@
 A cycle in the channel dependency graph of a lane is a ring of buffers, each of which can be full of packets that wait
 for the next (see channels.py).  Counted are the paths on which data travels: from every adapter and router port to
 every other, as OpenSM's companion ibdmchk does.  To and from the LIDs of switches there is only management, most of it
-on lane 15, which waits for no credits; `switches` counts these paths, too.
+on lane 15, which waits for no credits; `switches` counts these paths, too.  A loop in the tables is told for any LID.
 """
 
 from __future__ import annotations
@@ -69,13 +69,16 @@ def check(graph: RoutingGraph, routing: Routing, *, switches: bool = False) -> C
     table = joined(routing.tables, width)
     layers = bytearray() if routing.layers is None else joined(routing.layers, width, 0)
     found = Dependencies(graph, max(layers, default=0) + 1)
-    sources = senders(graph) if switches else graph.has_hosts
+    aside = Dependencies(graph, found.lanes)  # for ways that count only if they go in circles
+    everybody = senders(graph)
     loop: Cycle | None = None
     for end in graph.ends:
-        if end.switch < 0 or (end.is_switch and not switches):
+        if end.switch < 0:
             continue
+        counted = switches or not end.is_switch
+        sources = everybody if switches or end.is_switch else graph.has_hosts
         for lid in end.lids:
-            at = found.follow(table, layers, width, lid, sources)
+            at = (found if counted else aside).follow(table, layers, width, lid, sources)
             if at >= 0 and loop is None:
                 loop = Cycle(_round(graph, routing, at, lid), lid)
     cycle = loop

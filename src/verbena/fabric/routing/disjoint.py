@@ -108,4 +108,3 @@ def _down(graph: RoutingGraph, dest: int, s: int, tree: dict[int, int]) -> Way:
         way.append(tree[s])
         s = graph.owner[graph.peer[tree[s]]]
     return way
-
