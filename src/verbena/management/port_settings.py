@@ -135,3 +135,17 @@ def active_rate(info: PortInfo) -> LinkRate:
         )
     except ValueError:
         return LinkRate(Width.X4, Speed.SDR)
+
+
+def is_sane(info: PortInfo) -> bool:
+    """Whether a port's report about itself can be: states, codes and addresses within their ranges."""
+    size = 1 << info.lmc
+    return (
+        PortState.DOWN <= info.port_state <= PortState.ACTIVE
+        and 1 <= info.mtu_cap <= 5
+        and info.neighbor_mtu <= 5
+        and 1 <= info.vl_cap <= 5
+        and info.operational_vls <= 5
+        and info.lid % size == 0
+        and info.lid + size - 1 <= LAST_UNICAST_LID
+    )

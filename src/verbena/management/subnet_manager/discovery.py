@@ -8,9 +8,9 @@ the same GUID, or a cable that was moved meanwhile, do not go unnoticed: their s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from verbena.fabric.topology import LARGEST_SWITCH, NodeKind
+from verbena.management.port_settings import is_sane
 from verbena.management.subnet import Subnet, SubnetNode, SubnetPort
 from verbena.management.subnet_manager.smp_client import SmpClient, ask, tell
 from verbena.wire.smp import MAX_HOPS, AttributeId
@@ -94,9 +94,7 @@ class Discovery:
             node = SubnetNode(info.node_guid, info, path=path)
             self.found.add_node(node)
             self._new_node(node, parent)
-        elif replace(info, local_port_num=0, port_guid=0) != replace(
-            node.info, local_port_num=0, port_guid=0
-        ):
+        elif _identity(info) != _identity(node.info):
             self._duplicate(node, parent, path)
             return
         if parent is None:
@@ -220,9 +218,10 @@ class Discovery:
             self._lost(node, status)
             return
         info = PortInfo.unpack(data)
-        if not 1 <= info.port_state <= 4:
+        if not is_sane(info):
             self._malformed()
-            info = replace(info, port_state=1)
+            self.silent.append(f"{node}[{number}] answers nonsense")
+            return
         if node.is_switch and number == 0:
             guid = node.guid
         taken = self.found.ports_by_guid.get(guid)

@@ -290,12 +290,10 @@ class SubnetManager:
         else:
             then()
 
-    def _failed(self, what: str, status: int | None) -> None:
+    def _failed(self, kind: SubnetEventKind, text: str) -> None:
+        """The sweep was not perfect: it is repeated."""
         self._faults += 1
-        if status is None:
-            self._once(_Kind.NO_ANSWER, f"{what} does not answer")
-        else:
-            self._once(_Kind.REFUSED, f"{what}: status {status:#x}")
+        self._once(kind, text)
 
     def _warn(self, text: str) -> None:
         self._once(_Kind.REFUSED, text)
@@ -334,6 +332,7 @@ class SubnetManager:
     def _route(self, subnet: Subnet, programmer: Programmer) -> Iterator[Question]:
         """No SMPs: the LIDs are written, so the tables can be computed."""
         self.statistics.lids_ns = self._clock.now() - self._began_ns
+        programmer.leave_out()
         subnet.index()
         try:
             self._tables = self._router(subnet)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from verbena.management.port_settings import is_sane
 from verbena.management.profile import LANES_OF_CODE, lane_code
 from verbena.management.subnet import Subnet, SubnetNode, SubnetPort
 from verbena.management.subnet_manager.config import FULL_MEMBER, Partition, SubnetManagerConfig
-from verbena.management.subnet_manager.events import Statistics
+from verbena.management.subnet_manager.events import Statistics, SubnetEventKind
 from verbena.management.subnet_manager.routing import multicast_tree
 from verbena.management.subnet_manager.smp_client import Question, tell
 from verbena.wire.smp import AttributeId
@@ -53,8 +54,8 @@ class Programmer:
     """Writes one finished sweep's subnet.
 
     own: the manager's port.  reregister: clients everywhere must register again, because the manager is new.
-    failed(port or node in words, status): an SMP was not answered (None) or refused.  warn(text): something else is
-    not as wanted.
+    failed(kind,
+    text): an SMP was not answered, or refused.  warn(text): something else is not as wanted.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Programmer:
         own: SubnetPort,
         reregister: bool,
         statistics: Statistics,
-        failed: Callable[[str, int | None], None],
+        failed: Callable[[SubnetEventKind, str], None],
         warn: Callable[[str], None],
     ) -> None:
         self._subnet = subnet
@@ -72,7 +73,7 @@ class Programmer:
         self._own = own
         self._reregister = reregister
         self._statistics = statistics
-        self._failed = failed
+        self._report = failed
         self._warn = warn
         self.lids: Mapping[int, tuple[int, int]] = {}
 
@@ -142,9 +143,24 @@ class Programmer:
 
     def _port_is(self, port: SubnetPort, status: int | None, data: bytes) -> None:
         if status != 0:
-            self._failed(str(port), status)
+            self._failed(port, status)
+        elif is_sane(info := PortInfo.unpack(data)):
+            port.info = info
         else:
-            port.info = PortInfo.unpack(data)
+            self._report(SubnetEventKind.REFUSED, f"{port} answers nonsense")
+
+    def _failed(self, what: object, status: int | None) -> None:
+        if status is None:
+            self._report(SubnetEventKind.NO_ANSWER, f"{what} does not answer")
+        else:
+            self._report(SubnetEventKind.REFUSED, f"{what} answers with status {status:#x}")
+
+    def leave_out(self) -> None:
+        """Ports that did not take their addresses have none: nothing is routed to them, and they are not activated."""
+        for port in self._subnet.end_ports():
+            lid, lmc = self.lids.get(port.guid, (0, 0))
+            if (port.info.lid, port.info.lmc) != (lid, lmc):
+                port.info = replace(port.info, lid=0, lmc=0)
 
     def states(self, before: PortState, after: PortState) -> Iterator[Question]:
         """Bring all configured ports with a link from one state to the next: INIT to ARMED, then ARMED to ACTIVE."""
@@ -201,7 +217,7 @@ class Programmer:
 
     def _keys_are(self, port: SubnetPort, wanted: tuple[int, ...], status: int | None, data: bytes) -> None:
         if status != 0:
-            self._failed(str(port), status)
+            self._failed(port, status)
         else:
             port.pkeys = wanted
 
@@ -239,7 +255,7 @@ class Programmer:
 
     def _checked(self, port: SubnetPort, status: int | None, data: bytes) -> None:
         if status != 0:
-            self._failed(str(port), status)
+            self._failed(port, status)
 
     # --- forwarding ---------------------------------------------------------------------------------------------
 
@@ -263,7 +279,7 @@ class Programmer:
 
     def _block_is(self, node: SubnetNode, block: int, sent: bytes, status: int | None, data: bytes) -> None:
         if status != 0:
-            self._failed(str(node), status)
+            self._failed(node, status)
         else:
             node.lft[block] = sent
 
@@ -276,7 +292,7 @@ class Programmer:
 
     def _switch_is(self, node: SubnetNode, status: int | None, data: bytes) -> None:
         if status != 0:
-            self._failed(str(node), status)
+            self._failed(node, status)
         else:
             node.switch_info = SwitchInfo.unpack(data)
 
@@ -303,6 +319,6 @@ class Programmer:
         self, node: SubnetNode, place: tuple[int, int], sent: bytes, status: int | None, data: bytes
     ) -> None:
         if status != 0:
-            self._failed(str(node), status)
+            self._failed(node, status)
         else:
             node.mft[place] = sent
