@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
+from itertools import chain
 
 from verbena.clock import Clock, Timer
 from verbena.errors import VerbenaError
@@ -23,7 +24,9 @@ from verbena.management.subnet import Subnet, SubnetPort
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.management.subnet_manager.discovery import Discovery
 from verbena.management.subnet_manager.events import Statistics, SubnetEvent, SubnetEventKind
-from verbena.management.subnet_manager.lids import LidTable, NoLidError
+from verbena.management.subnet_manager.lids import LidTable
+from verbena.management.subnet_manager.light_sweep import LightSweep
+from verbena.management.subnet_manager.pictures import assign_lids, carry_over, in_service
 from verbena.management.subnet_manager.programming import Programmer
 from verbena.management.subnet_manager.roles import Roles
 from verbena.management.subnet_manager.routing import EngineRouter, Router, Tables
@@ -31,7 +34,7 @@ from verbena.management.subnet_manager.smp_client import Question, SmpClient, as
 from verbena.management.subnet_manager.traps import TrapReceiver
 from verbena.wire.mad import MAD_SIZE, Method
 from verbena.wire.smp import AttributeId
-from verbena.wire.smp_attributes import PortInfo, PortState, SmState, SwitchInfo
+from verbena.wire.smp_attributes import PortState, SmState
 
 _Kind = SubnetEventKind
 
@@ -264,7 +267,8 @@ class SubnetManager:
         if own.guid not in lids:
             self._finish_sweep()
             return
-        self._remember_tables(subnet)
+        if self.subnet is not None and not self._new_master:
+            carry_over(self.subnet, subnet)
         subnet.sm_lid = lids[own.guid][0]
         programmer = self._programmer = Programmer(
             subnet, self.config, own, self._new_master, self.statistics, self._failed, self._warn
@@ -299,35 +303,10 @@ class SubnetManager:
         self._once(_Kind.REFUSED, text)
 
     def _assign(self, subnet: Subnet, own: SubnetPort) -> dict[int, tuple[int, int]]:
-        """LIDs of all ends: those that have one keep it, those that say they have one come next."""
-        given: dict[int, tuple[int, int]] = {}
-        present = frozenset(subnet.ports_by_guid)
-        ends = sorted(
-            subnet.end_ports(),
-            key=lambda port: (self.lids.get(port.guid) is None, not port.info.lid, port is not own),
-        )
-        for port in ends:
-            lmc = 0 if port.node.is_switch else self.config.lmc
-            try:
-                given[port.guid] = (self.lids.assign(port.guid, lmc, port.info.lid, present), lmc)
-            except NoLidError as error:
-                self._once(_Kind.NO_LID, f"{port}: {error}", port.guid)
+        given, refused = assign_lids(subnet, own, self.lids, self.config.lmc)
+        for port, text in refused:
+            self._once(_Kind.NO_LID, f"{port}: {text}", port.guid)
         return given
-
-    def _remember_tables(self, subnet: Subnet) -> None:
-        """What was written before holds, unless the node has restarted since: then it has lost its LID."""
-        if self.subnet is None or self._new_master:
-            return
-        for guid, old in self.subnet.nodes.items():
-            node = subnet.nodes.get(guid)
-            if node is None:
-                continue
-            if node.is_switch and node.lid and node.lid == old.lid:
-                node.lft, node.mft = old.lft, old.mft
-            for number, port in node.ports.items():
-                before = old.ports.get(number)
-                if before is not None and port.lid and port.info.port_state >= PortState.ARMED:
-                    port.pkeys = before.pkeys
 
     def _route(self, subnet: Subnet, programmer: Programmer) -> Iterator[Question]:
         """No SMPs: the LIDs are written, so the tables can be computed."""
@@ -361,8 +340,7 @@ class SubnetManager:
         self._finish_sweep()
 
     def _tell_services(self, before: Subnet | None, now: Subnet) -> None:
-        old = {port.guid: port for port in _in_service(before)}
-        new = {port.guid: port for port in _in_service(now)}
+        old, new = in_service(before), in_service(now)
         for guid, port in old.items():
             if guid not in new:
                 self.report(_Kind.OUT_OF_SERVICE, f"{port} is gone", guid, port.lid)
@@ -385,10 +363,8 @@ class SubnetManager:
         self._reported, self._seen = self._seen, set()
         if self._again or 0 < self._imperfect <= self.config.resweeps:
             self.sweep_soon()
-        elif self.config.sweep_interval_ns:
-            self._timer = self._clock.call_at(
-                self._clock.now() + self.config.sweep_interval_ns, self._light_sweep
-            )
+        else:
+            self._look_later()
         self._roles.swept()
 
     def _save_events(self) -> None:
@@ -400,38 +376,30 @@ class SubnetManager:
 
     # --- light sweep --------------------------------------------------------------------------------------------
 
-    def _light_sweep(self) -> None:
-        """Ask every switch whether a port has changed, and the manager's own port."""
+    def _look_later(self) -> None:
+        if self.config.sweep_interval_ns:
+            when = self._clock.now() + self.config.sweep_interval_ns
+            self._timer = self._clock.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """A light sweep, or a heavy one if the last was not perfect."""
         self._timer = None
         if self.state is not SmState.MASTER or self.subnet is None or self._imperfect:
             self.sweep()
             return
         self.statistics.light_sweeps += 1
-        self._client.feed(self._light_questions(self.subnet), self._light_done)
+        light = LightSweep(self.subnet, self._port_number)
+        self._client.feed(chain(light.questions(), self._roles.questions()), partial(self._looked, light))
 
-    def _light_questions(self, subnet: Subnet) -> Iterator[Question]:
-        for node in subnet.switches:
-            yield ask(AttributeId.SWITCH_INFO, 0, node.path, self._switch_says)
-        yield ask(AttributeId.PORT_INFO, self._port_number, b"", partial(self._own_says, subnet))
-        yield from self._roles.questions()
-
-    def _switch_says(self, status: int | None, data: bytes) -> None:
-        if status != 0 or SwitchInfo.unpack(data).port_state_change:
-            self._again = True
-
-    def _own_says(self, subnet: Subnet, status: int | None, data: bytes) -> None:
-        own = subnet.port_of_lid(subnet.sm_lid)
-        info = PortInfo.unpack(data) if status == 0 else PortInfo()
-        if own is None or (info.lid, info.port_state) != (own.lid, own.info.port_state):
-            self._again = True
-
-    def _light_done(self) -> None:
-        if self._again:
+    def _looked(self, light: LightSweep) -> None:
+        if light.changed:
             self.sweep()
-        elif not self._sweeping and self.config.sweep_interval_ns:
-            self._timer = self._clock.call_at(
-                self._clock.now() + self.config.sweep_interval_ns, self._light_sweep
-            )
+        elif not self._sweeping:
+            self._look_later()
+
+    def renew_lease(self, port: SubnetPort) -> None:
+        """Show a port the right M_Key: the lease that a wrong one has started ends (14.2.4)."""
+        self._client.put(ask(AttributeId.PORT_INFO, port.number, port.path, lambda status, data: None))
 
     # --- for the roles ------------------------------------------------------------------------------------------
 
@@ -449,14 +417,3 @@ class SubnetManager:
                 timer.cancel()
         self._timer = self._soon = None
         self.report(_Kind.STATE, "another subnet manager is master now")
-
-
-def _in_service(subnet: Subnet | None) -> list[SubnetPort]:
-    """The ports that can be reached: an active link, and a LID; switches once they have one."""
-    if subnet is None or not subnet.sm_lid:
-        return []
-    return [
-        port
-        for port in subnet.end_ports()
-        if port.lid and (port.node.is_switch or port.state == PortState.ACTIVE)
-    ]

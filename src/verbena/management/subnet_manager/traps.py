@@ -59,3 +59,5 @@ class TrapReceiver:
         )
         if notice.generic and notice.trap in _CHANGES:
             manager.sweep_soon()
+        elif notice.generic and notice.trap == Trap.BAD_MKEY:
+            manager.renew_lease(source)  # or the port would give up its protection
