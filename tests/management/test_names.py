@@ -9,9 +9,7 @@ import pytest
 from management.sa_net import SaNet, chain, fill, redundant
 from verbena.fabric.topology import Topology
 from verbena.management.datagrams import NotFound, Pending
-from verbena.management.host_names import HostNames
 from verbena.management.name_service import DeviceType, NameService, PathKind, VendorDevice
-from verbena.management.sa_request import MemoryStore
 from verbena.management.subnet import Subnet
 from verbena.wire.sa_records import PathRecord, ServiceRecord
 from verbena.wire.smp_attributes import PortState
@@ -188,24 +186,7 @@ def test_a_name_stands_for_all_of_a_host() -> None:
         net.port("thief").node.name = "big"
         net.sa.changed()
         assert net.wait(names.nodes_of_host("big")) == both
-        assert net.sa.names.refused == {topology.nodes["thief"].guid: "big"}
-
-
-@pytest.mark.requirement("NOD-07")
-def test_a_name_is_kept_while_its_owner_is_away() -> None:
-    store = MemoryStore()
-    net = SaNet(two_ports())
-    names = HostNames(store)
-    names.update(net.subnet)
-    net.replace_subnet(absent={"big", "big2"})
-    net.port("h1").node.name = "big"
-    again = HostNames(store)
-    again.update(net.subnet)
-    assert again.resolve("big") == []
-    assert list(again.refused.values()) == ["big"]
-    again.release("big")
-    again.update(net.subnet)
-    assert again.resolve("big") == [net.topology.nodes["h1"].guid]
+        assert net.sa.names.resolve("big") == both
 
 
 def test_answers_that_come_later() -> None:

@@ -371,7 +371,7 @@ def test_the_log_of_notices_is_read_by_any_node() -> None:
 
 @pytest.mark.requirement("SUB-03")
 def test_what_was_registered_outlives_the_server() -> None:
-    """The administration is started again on the same store: groups, services, subscriptions, names are there."""
+    """The administration is started again on the same store: groups, services, subscriptions are there."""
     store = MemoryStore()
     net = SaNet(redundant(), store=store)
     client = net.client("h1")
@@ -389,7 +389,7 @@ def test_what_was_registered_outlives_the_server() -> None:
     net.run()
     assert told == [Trap.GID_OUT_OF_SERVICE]
     damaged = MemoryStore()
-    for kind in ("subscription", "multicast", "service", "host-name", "ownership"):
+    for kind in ("subscription", "multicast", "service"):
         damaged.save(kind, b"x", b"torn")
     assert net.make_sa(store=damaged).counters["store.unreadable"] == 1
 

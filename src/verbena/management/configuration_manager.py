@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from verbena.management.class_agent import DELETE, UNSUPPORTED, ClassAgent, ClassClient, Refusal
 from verbena.management.datagrams import MadAddress, Pending, Send
-from verbena.management.host_names import platform_of
 from verbena.management.sa_request import MemoryStore, Store
 from verbena.management.subnet import Subnet
 from verbena.wire import Method
@@ -62,7 +61,7 @@ class ConfigurationManager(ClassAgent):
 
     def changed(self) -> None:
         """The subnet manager has a newer picture: release what those hold who have left."""
-        present = {platform_of(node) for node in self._get_subnet().nodes.values()}
+        present = {(node.system_guid or node.guid) for node in self._get_subnet().nodes.values()}
         for guid, held in self._held.items():
             for host in [host for host in held.hosts if host not in present]:
                 self._release(guid, held, host)
@@ -86,7 +85,7 @@ class ConfigurationManager(ClassAgent):
             raise Refusal(ConfigurationStatus.NO_CONTROLLER)
         if method != Method.GET:
             port = self._get_subnet().port_of_lid(source.lid)
-            if port is None or platform_of(port.node) != asked.host_guid:
+            if port is None or (port.node.system_guid or port.node.guid) != asked.host_guid:
                 raise Refusal(ConfigurationStatus.NO_SUCH_HOST)
             if method == DELETE:
                 if asked.host_guid not in held.hosts:

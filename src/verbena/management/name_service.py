@@ -21,7 +21,6 @@ from typing import NamedTuple, TypeVar
 
 from verbena.fabric.topology import NodeKind
 from verbena.management.datagrams import ManagementError, NotFound, Pending, then
-from verbena.management.host_names import name_of
 from verbena.management.path_choice import PathChooser
 from verbena.management.sa_client import SaClient
 from verbena.wire.notice import GmpNotice
@@ -54,6 +53,12 @@ class PathKind(Enum):
 
     PRIMARY = "primary"
     SECONDARY = "secondary"
+
+
+def _host(node: NodeRecord) -> str:
+    """The name of the host, or package of switches, that a node says it belongs to."""
+    text = str(node.description)
+    return text.split(" ", 1)[0] if node.info.node_type == NodeKind.CA else text
 
 
 def chain(pending: Pending[T], next_step: Callable[[T], Pending[U]]) -> Pending[U]:
@@ -158,7 +163,7 @@ class NameService:
         """The GUIDs of a host's adapters, or of the switches of a package.  Fails with `NotFound`."""
 
         def named(nodes: list[NodeRecord]) -> list[int]:
-            found = [node for node in nodes if name_of(str(node.description)) == name]
+            found = [node for node in nodes if _host(node) == name]
             hosts = [node for node in found if node.info.node_type != NodeKind.SWITCH] or found
             if not hosts:
                 raise NotFound(f"no host is called {name!r}", SaStatus.NO_RECORDS)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from verbena.management.host_names import HostNames
+from verbena.management.names import NodeNames, UnknownNameError, host_name
 from verbena.management.sa_request import Denied, SaRequest
-from verbena.management.subnet import SubnetPort
+from verbena.management.subnet import SubnetNode, SubnetPort
 from verbena.management.subnet_view import SubnetIndex, pkeys_of, share_partition
 from verbena.wire.sa import Record, SaStatus, component, matches
 from verbena.wire.sa_nodes import (
@@ -37,13 +37,25 @@ from verbena.wire.smp_attributes import (
     PKeyTable,
 )
 
+
+def shown_name(names: NodeNames, node: SubnetNode) -> str:
+    """A node's description; empty if it claims the name of another host, or package (document 003:567)."""
+    name = host_name(node)
+    if not name:
+        return node.name
+    try:
+        return node.name if node.guid in names.resolve(name) else ""
+    except UnknownNameError:  # it has come since the last sweep
+        return node.name
+
+
 Make = Callable[[SubnetPort, SaRequest], Iterator[Record]]
 
 
 class SubnetTables:
     """The tables of one subnet, by kind of record."""
 
-    def __init__(self, index: SubnetIndex, names: HostNames) -> None:
+    def __init__(self, index: SubnetIndex, names: NodeNames) -> None:
         self._index = index
         self._names = names
         self._makers: dict[type[Record], Make] = {
@@ -92,7 +104,7 @@ class SubnetTables:
 
     def _nodes(self, end: SubnetPort, _: SaRequest) -> Iterator[Record]:
         info = replace(end.node.info, port_guid=end.guid, local_port_num=end.number)
-        yield NodeRecord(LidIdentifier(end.lid), info, NodeDescription.of(self._names.shown(end.node)))
+        yield NodeRecord(LidIdentifier(end.lid), info, NodeDescription.of(shown_name(self._names, end.node)))
 
     def _ports(self, end: SubnetPort, request: SaRequest) -> Iterator[Record]:
         ports = end.node.ports.values() if end.node.is_switch else [end]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from verbena.clock import Clock
 from verbena.management.datagrams import MadAddress, Send
-from verbena.management.host_names import HostNames
+from verbena.management.names import NodeNames
 from verbena.management.rmpp import RESPONSE_BIT, RmppSender
 from verbena.management.sa_multicast import Multicast, Tree
 from verbena.management.sa_paths import PathFinder, PathQuery
@@ -69,9 +69,9 @@ class SubnetAdministration:
 
     get_subnet: the subnet manager's present picture.  send: how answers and reports go out.  sm_key: makes a request
     trusted; 0: none is.  store: what outlives this object (groups, services, subscriptions).  multicast: whether groups
-    can be made at all.  mlids: room in the switches' tables.  on_tree: told of each group whose members have changed.
-    active: only the master's is; the others drop all requests.  `counters`: of datagrams received, ``received ==
-    answered + accepted + all dropped.*``.
+    can be made at all.  names: of the hosts, by default kept here.  mlids: room in the switches' tables.  on_tree: told
+    of each group whose members have changed.  active: only the master's is; the others drop all requests.
+    `counters`: of datagrams received, ``received == answered + accepted + all dropped.*``.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class SubnetAdministration:
         sm_key: int = 0,
         store: Store | None = None,
         details: SubnetDetails | None = None,
+        names: NodeNames | None = None,
         multicast: bool = True,
         mlids: int = 1024,
         on_tree: Callable[[Tree], None] = lambda tree: None,
@@ -95,8 +96,10 @@ class SubnetAdministration:
         self._clock = clock
         kept = MemoryStore() if store is None else store
         self._index = SubnetIndex(get_subnet, details)
-        self.names = HostNames(kept)
-        self.names.update(get_subnet())
+        self._own_names = names is None
+        self.names = NodeNames() if names is None else names
+        if self._own_names:
+            self.names.update(get_subnet())
         self._tables = SubnetTables(self._index, self.names)
         self._paths = PathFinder(self._index)
         self._services = Services(self._index, clock, kept)
@@ -131,7 +134,8 @@ class SubnetAdministration:
 
     def changed(self) -> None:
         """The subnet manager has a newer picture: report who has come and who has gone (traps 64 and 65)."""
-        self.names.update(self._index.subnet)
+        if self._own_names:
+            self.names.update(self._index.subnet)
         here = self._ports()
         for gid in sorted(here - self._here):
             self._report(Trap.GID_IN_SERVICE, gid, self._present[gid])
