@@ -67,6 +67,22 @@ class ConnectionLost(ConnectError):
     """The peer disconnected, or the queue pair under the connection failed."""
 
 
+class ManagementError(VerbenaError):
+    """A management request failed.  `status` is the answer's MAD:Status (IBA vol. 1, 13.4.7), 0 if there was none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ManagementTimeout(ManagementError, TimeoutError):
+    """No answer came, in all the tries."""
+
+
+class NotFound(ManagementError, LookupError):
+    """The subnet has no such node, port, path, group or service."""
+
+
 class CompletionError(VerbenaError):
     """A work request ended with another status than success; `completion` is its queue entry."""
 

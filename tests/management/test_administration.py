@@ -10,9 +10,10 @@ import pytest
 
 from management.sa_net import redundant
 from management.sm_net import Net
+from verbena.errors import NotFound
 from verbena.fabric.topology import PortId, Topology
 from verbena.management.administration import administer
-from verbena.management.datagrams import MadAddress, NotFound, Pending
+from verbena.management.datagrams import MadAddress, Pending
 from verbena.management.name_service import DeviceType, NameService, PathKind
 from verbena.management.sa_client import SaClient
 from verbena.management.subnet_manager import SubnetManager, SubnetManagerConfig

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from management.sa_net import SaNet, redundant
-from verbena.errors import InvalidAttributeError, InvalidStateError
+from verbena.errors import InvalidAttributeError, InvalidStateError, ManagementError, ManagementTimeout
 from verbena.management.bus_driver import BusDriver, ObjectKind, PlugAndPlayObject
 from verbena.management.class_agent import ClassAgent
 from verbena.management.configuration_manager import ConfigurationClient, ConfigurationManager
-from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout
+from verbena.management.datagrams import MadAddress
 from verbena.management.device_management import DeviceManagementClient, IOUnit
 from verbena.management.performance import PerformanceAgent, PerformanceClient
 from verbena.management.sa_request import MemoryStore
@@ -380,6 +380,30 @@ def test_controllers_of_the_subnet_become_objects() -> None:
     net.run()  # h1 is told, and looks
     assert one.objects == []
     assert unclaimed.stale
+
+
+@pytest.mark.parametrize("gone", ["driver", "controller"])
+def test_a_claim_that_is_granted_too_late_is_given_back(gone: str) -> None:
+    """The driver is unregistered, or the bus closed, while the claim is on its way."""
+    net = Fabric()
+    bus = BusDriver(
+        net.port("h1").node.system_guid,
+        sa=net.client("h1"),
+        devices=net.class_client(DeviceManagementClient, "h1"),
+        configuration=net.class_client(ConfigurationClient, "h1"),
+        manager=MadAddress(net.sa_lid),
+    )
+    bus.register(ObjectKind.CONTROLLER, DISK.vendor_id, DISK.device_id, Loaded)
+    assert net.wait(bus.rescan()) == 2  # the claim is sent, and not answered yet
+    if gone == "driver":
+        bus.unregister(ObjectKind.CONTROLLER, DISK.vendor_id, DISK.device_id)
+    else:
+        bus.close()
+    net.run(1_500)
+    assert net.cfm.holders(DISK.guid)[0] is OwnershipMode.EXCLUSIVE
+    net.run()
+    assert Loaded.life == []
+    assert net.cfm.holders(DISK.guid) == (OwnershipMode.NONE, [])
 
 
 # --- any bytes --------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from management.sa_net import SaNet, chain, fill, redundant
+from verbena.errors import NotFound
 from verbena.fabric.topology import Topology
-from verbena.management.datagrams import NotFound, Pending
+from verbena.management.datagrams import Pending
 from verbena.management.name_service import DeviceType, NameService, PathKind, VendorDevice
 from verbena.management.subnet import Subnet
 from verbena.wire.sa_records import PathRecord, ServiceRecord

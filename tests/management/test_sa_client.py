@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from management.sa_net import SaNet, chain, redundant
-from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout, Pending
+from verbena.errors import ManagementError, ManagementTimeout
+from verbena.management.datagrams import MadAddress, Pending
 from verbena.management.sa_client import SaClient
 from verbena.management.transactions import MOST_OUTSTANDING
 from verbena.runtime.virtual import VirtualClock

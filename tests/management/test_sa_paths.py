@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from management.sa_net import PREFIX, SaNet, chain, redundant
+from verbena.errors import NotFound
 from verbena.fabric.topology import PortId, Topology
-from verbena.management.datagrams import NotFound
 from verbena.management.sa_paths import RATES, limited
 from verbena.wire.sa_records import MTU_BYTES, RATE_CODE, RATE_GBPS, PathRecord, Selector
 

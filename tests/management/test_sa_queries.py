@@ -7,8 +7,9 @@ from random import Random
 import pytest
 
 from management.sa_net import SM_KEY, SaNet, chain, redundant
+from verbena.errors import ManagementError, ManagementTimeout, NotFound
 from verbena.fabric.topology import NodeKind, Topology
-from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout, NotFound
+from verbena.management.datagrams import MadAddress
 from verbena.wire.notice import ClassPortInfo
 from verbena.wire.sa import SaCapability, SaHeader, SaMethod, SaStatus, component_mask, sa_mad, sa_message
 from verbena.wire.sa_nodes import (

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from management.sa_net import SaNet, redundant
-from verbena.management.datagrams import MadAddress, ManagementError, NotFound
+from verbena.errors import ManagementError, NotFound
+from verbena.management.datagrams import MadAddress
 from verbena.management.sa_multicast import Tree
 from verbena.management.sa_request import MemoryStore
 from verbena.wire.notice import GmpNotice, InformInfo

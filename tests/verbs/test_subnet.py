@@ -12,9 +12,9 @@ import verbena
 from lab import Lab
 from management.sa_net import PREFIX, subnet_of
 from native_lab import NativeLab
-from verbena.errors import ClosedError, InvalidAttributeError
+from verbena.errors import ClosedError, InvalidAttributeError, ManagementError, ManagementTimeout, NotFound
 from verbena.fabric.topology import Topology
-from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout, NotFound
+from verbena.management.datagrams import MadAddress
 from verbena.management.name_service import DeviceType, PathKind
 from verbena.management.performance import PerformanceAgent, PerformanceClient
 from verbena.management.subnet_administration import SubnetAdministration

@@ -175,8 +175,10 @@ class BusDriver:
         self._claiming.discard(found.guid)
         if answer.error is not None:
             self.counters["refused"] += 1  # another host holds it: tried again at the next look
-        elif found.driver is None and not found.stale:
+        elif found.driver is None and not found.stale and registered in self._registered.values():
             self._load(found, registered)
+        elif found.driver is None:  # it is not wanted any more
+            self._release(found)
 
     def _load(self, found: PlugAndPlayObject, registered: _Registration) -> None:
         found.driver = registered.load(self, found)
@@ -188,8 +190,12 @@ class BusDriver:
             return
         self.counters["unloaded"] += 1
         driver.unload()
-        claimed = found.kind is ObjectKind.CONTROLLER and not found.stale
-        if claimed and self._configuration is not None and self._manager is not None:
+        self._release(found)
+
+    def _release(self, found: PlugAndPlayObject) -> None:
+        """Let other hosts have a controller."""
+        held = found.kind is ObjectKind.CONTROLLER
+        if held and self._configuration is not None and self._manager is not None:
             self._configuration.release(self._manager, found.guid, self.host_guid)
 
     def _remove(self, found: PlugAndPlayObject) -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from verbena.clock import Clock
-from verbena.management.datagrams import MadAddress, ManagementError, Pending, Send, then
+from verbena.errors import ManagementError
+from verbena.management.datagrams import MadAddress, Pending, Send, then
 from verbena.management.transactions import TIMEOUT_NS, TRIES, Answer, Transactions
 from verbena.wire import MAD_SIZE, Mad, MadStatus, Method
 from verbena.wire.layout import Layout

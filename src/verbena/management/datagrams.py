@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from verbena.errors import VerbenaError
+from verbena.errors import ManagementError, VerbenaError
 from verbena.wire import DEFAULT_PKEY, GSI_QP
 
 T = TypeVar("T")
@@ -33,22 +33,6 @@ class MadAddress:
 
 Send = Callable[[MadAddress, bytes], None]
 """Sends the 256 bytes of a datagram; it may be lost."""
-
-
-class ManagementError(VerbenaError):
-    """A management request failed.  `status` is the answer's MAD:Status, 0 if there was none."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class ManagementTimeout(ManagementError, TimeoutError):
-    """No answer came, in all the tries."""
-
-
-class NotFound(ManagementError):
-    """The subnet knows no such node, port, path or service."""
 
 
 class Pending(Generic[T]):

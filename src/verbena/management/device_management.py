@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from verbena.errors import InvalidAttributeError
+from verbena.errors import InvalidAttributeError, ManagementError
 from verbena.management.class_agent import INVALID, UNSUPPORTED, ClassAgent, ClassClient, Refusal
-from verbena.management.datagrams import MadAddress, ManagementError, Pending, Send
+from verbena.management.datagrams import MadAddress, Pending, Send
 from verbena.wire import Method
 from verbena.wire.dm import (
     DEVICE_CLASS,

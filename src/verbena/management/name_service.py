@@ -19,8 +19,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, TypeVar
 
+from verbena.errors import ManagementError, NotFound
 from verbena.fabric.topology import NodeKind
-from verbena.management.datagrams import ManagementError, NotFound, Pending, then
+from verbena.management.datagrams import Pending, then
 from verbena.management.path_choice import PathChooser
 from verbena.management.sa_client import SaClient
 from verbena.wire.notice import GmpNotice

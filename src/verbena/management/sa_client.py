@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from verbena.clock import Clock
-from verbena.management.datagrams import MadAddress, ManagementError, NotFound, Pending, Send, then
+from verbena.errors import ManagementError, NotFound
+from verbena.management.datagrams import MadAddress, Pending, Send, then
 from verbena.management.transactions import TIMEOUT_NS, TRIES, Answer, Transactions
 from verbena.wire import MAD_SIZE, ManagementClass
 from verbena.wire.errors import DecodeError

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from verbena.clock import Clock, Timer
-from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout, Pending, Send
+from verbena.errors import ManagementError, ManagementTimeout
+from verbena.management.datagrams import MadAddress, Pending, Send
 from verbena.management.rmpp import RESPONSE_BIT, RmppReceiver
 from verbena.wire import MAD_SIZE, Method
 from verbena.wire.rmpp import RmppMad, RmppStatus, RmppType

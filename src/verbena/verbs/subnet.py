@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from weakref import WeakSet
 
 from verbena.clock import Clock, Timer
-from verbena.errors import ClosedError, InvalidAttributeError
-from verbena.management.datagrams import MadAddress, ManagementError, ManagementTimeout, Pending
+from verbena.errors import ClosedError, InvalidAttributeError, ManagementError, ManagementTimeout
+from verbena.management.datagrams import MadAddress, Pending
 from verbena.management.name_service import DeviceType, NameService, PathKind, VendorDevice
 from verbena.management.sa_client import SaClient
 from verbena.verbs.gsi import GeneralServices
