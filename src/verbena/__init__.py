@@ -63,6 +63,7 @@ from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
 
 __version__ = "0.1.0"
@@ -109,6 +110,7 @@ __all__ = [
     "PortAttributes",
     "PortStateError",
     "ProtectionDomain",
+    "ProtocolRegistration",
     "QPAttributes",
     "QPCapabilities",
     "QPState",

@@ -31,10 +31,11 @@ def native(
     hops: int = 64,
     sl: int = 0,
     flow: int = 0x12345,
+    dlid: int = 0xFFFF,
 ) -> bytes:
     """LRH … ICRC with a GRH and a SEND, sealed."""
     packet = NativePacket(
-        LRH(sl=sl, dlid=7, slid=5),
+        LRH(sl=sl, dlid=dlid, slid=5),
         GRH(traffic_class=0x28, flow_label=flow, hop_limit=hops, sgid=source, dgid=target),
         TransportPacket.build(BTH(opcode=SEND_ONLY, dest_qp=0x11, psn=77), payload=payload),
     )
@@ -52,7 +53,7 @@ def udp6(source: bytes, target: bytes, payload: bytes, *, hops: int = 64, port: 
 def raw(datagram: bytes, lnh: LinkNextHeader = LinkNextHeader.IPV6, sl: int = 0) -> bytes:
     """LRH … last word of a raw packet."""
     padded = datagram + bytes(-len(datagram) % 4)
-    return LRH(sl=sl, lnh=lnh, dlid=7, slid=5, packet_length=2 + len(padded) // 4).pack() + padded
+    return LRH(sl=sl, lnh=lnh, dlid=0xFFFF, slid=5, packet_length=2 + len(padded) // 4).pack() + padded
 
 
 class Element:

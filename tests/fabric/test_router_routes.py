@@ -162,6 +162,8 @@ class Network:
             element.router._output = lambda port, packet, name=name: self.carry(name, port, packet)
             element.resolve = lambda port, target, name=name: self.find(name, port, target)
             element.router._resolve = element.resolve
+            for number in element.router.ports:
+                element.router.configure(number, lid=0x100 * (i + 1) + number)
             self.elements[name] = element
             self.exchanges[name] = RouteExchange(element.router, 0x1000 * (i + 1), period_ns=100 * MS)
 
@@ -380,8 +382,28 @@ def test_hostile_announcements_raise_nothing(payloads: list[bytes]) -> None:
     for payload in payloads:
         body = payload + bytes(-len(payload) % 4)
         words = 2 + len(body) // 4
-        head = bytes([0, LinkNextHeader.RAW, 0, 1, words >> 8, words & 0xFF, 0, 2])
+        head = bytes([0, LinkNextHeader.RAW, 0xFF, 0xFF, words >> 8, words & 0xFF, 0, 2])
         element.router.receive(2, head + body)
         element.check()
     for route in element.router.table:
         assert route.origin is not Origin.LEARNT or route.port == 2
+
+
+def test_what_is_told_where() -> None:
+    """Split horizon with poisoned reverse: what was learnt from a subnet is called unreachable there."""
+    net = Network(a=[A, T], b=[T, B])
+    net.start()
+    net.run(10 * MS)
+    exchange, ports = net.exchanges["a"], net.elements["a"].router.ports
+    told = {n: {(e.prefix[:8], e.metric) for e in exchange.entries(ports[n])} for n in (1, 2)}
+    assert told == {1: {(T, 1), (B, 2)}, 2: {(A, 1), (B, INFINITY)}}
+    before = net.elements["a"].router.counters["originated"]
+    exchange.start()
+    exchange.start()
+    net.run(90 * MS)
+    assert net.elements["a"].router.counters["originated"] == before + 4, (
+        "begun twice, there is still one period"
+    )
+    exchange.stop()
+    net.run(1000 * MS)
+    assert net.elements["a"].router.counters["originated"] == before + 4

@@ -23,7 +23,7 @@ from verbena.memory.access import Access
 from verbena.memory.table import RegionTable
 from verbena.transport.engine import Engine
 from verbena.transport.kinds import AckPolicy, AsyncEventType, PathMigrationState, QPState, QPType
-from verbena.transport.native import NativeEngine
+from verbena.transport.raw import RawEngine
 
 if TYPE_CHECKING:
     from random import Random
@@ -105,7 +105,7 @@ class ChannelAdapter(PortTables):
         guid = 0x02_00_00 << 40 | 0xFFFE << 24 | int.from_bytes(own_gid.raw[-3:], "big")
         self.limits = replace(limits, node_guid=limits.node_guid or guid)
         self.regions = RegionTable(limits.max_mr, random)
-        kind: Any = NativeEngine if ports else Engine
+        kind: Any = RawEngine if ports else Engine
         self.engine: Any = kind(
             self.regions,
             own_gid.raw,
@@ -192,6 +192,10 @@ class ChannelAdapter(PortTables):
     ) -> tuple[int, int]:
         """Create a queue pair in RESET; returns its index and its 24-bit number (IBA vol. 1, 11.2.4.1)."""
         self.check_capabilities(caps)
+        if service in states.RAW and self.native is None:
+            raise InvalidAttributeError(
+                f"{service.name}: RoCE carries no raw datagrams; they need InfiniBand ports"
+            )
         engine = self.engine
         with engine:
             queue = shared_queue
@@ -378,7 +382,7 @@ class ChannelAdapter(PortTables):
     def _enter(self, index: int, service: QPType, current: QPState, target: QPState) -> None:
         engine = self.engine
         if target is QPState.RTR:
-            if service is QPType.UD:
+            if service is QPType.UD or service in states.RAW:
                 engine.set_attribute(index, "mtu", self.mtu_of(engine.attributes(index)["port"]))
             engine.set_responder(index, engine.attributes(index)["max_dest_rd_atomic"])
         engine.set_state(index, int(target))

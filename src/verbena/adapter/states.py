@@ -16,6 +16,7 @@ from verbena.transport.kinds import QPState, QPType
 
 RESET, INIT, RTR, RTS, SQD, SQE, ERR = QPState
 RC, UC, UD = QPType.RC, QPType.UC, QPType.UD
+RAW = (QPType.RAW_IPV6, QPType.RAW_ETHERTYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,13 @@ TRANSITIONS: dict[tuple[QPState, QPState, QPType], Transition] = {
     (SQD, RTS, UD): _row("", "qkey"),
     (SQE, RTS, UC): _row("", "access_flags"),
     (SQE, RTS, UD): _row("", "qkey"),
+    **{(RESET, INIT, k): _row("port_num") for k in RAW},
+    **{(INIT, INIT, k): _row("", "port_num") for k in RAW},
+    **{
+        (s, t, k): _row()
+        for s, t in ((INIT, RTR), (RTR, RTS), (RTS, RTS), (RTS, SQD), (SQD, SQD), (SQD, RTS), (SQE, RTS))
+        for k in RAW
+    },
     **{(s, t, k): _row() for s in QPState for t in (RESET, ERR) for k in QPType},
 }
 
@@ -122,7 +130,7 @@ def check(
             f"{service.name} {current.name} -> {target.name} also needs {', '.join(sorted(missing))}"
         )
     allows = row.allows
-    if alternate and service is not UD:
+    if alternate and service in (RC, UC):
         allows |= ALTERNATE_PATH.get((current, target), frozenset())
     if extra := names - row.needs - allows:
         allowed = ", ".join(sorted(row.needs | allows)) or "none"

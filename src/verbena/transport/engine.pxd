@@ -32,6 +32,7 @@ cdef class Engine(Sources):
     cdef bint right_partition(self, QueuePair *q, uint32_t pkey) noexcept nogil
     cdef void datagram(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t pad,
                        bint solicited) noexcept nogil
+    cdef size_t make_requests(self, QueuePair *q, uint8_t *b, size_t size, uint64_t now) noexcept nogil
     cdef size_t make_answers(self, QueuePair *q, uint8_t *b, size_t size) noexcept nogil
     cdef size_t make_burst(self, uint8_t *b, size_t size, uint64_t now) noexcept nogil
     cdef void run_timers(self, uint64_t now) noexcept nogil

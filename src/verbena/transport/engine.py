@@ -277,6 +277,9 @@ class Engine(Sources):
         """Is the burst just made not for the wire?  Then it is delivered, or dropped, already (see `native`)."""
         return False
 
+    def make_requests(self, q, b, size, now):
+        return send_burst(self, q, b, size, now)
+
     def make_answers(self, q, b, size):
         q.answers_turn = False
         return answer_burst(self, q, b, size) if q.state >= RTR else 0
@@ -300,7 +303,7 @@ class Engine(Sources):
             if q.answers_turn:
                 n = self.make_answers(q, b, size)
             if n == 0 and (q.state == RTS or q.state == SQD):
-                n = send_burst(self, q, b, size, now)
+                n = self.make_requests(q, b, size, now)
                 q.answers_turn = True
             if n == 0:
                 n = self.make_answers(q, b, size)

@@ -6,11 +6,16 @@ from enum import Enum, IntEnum, IntFlag
 
 
 class QPType(IntEnum):
-    """Transport service of a queue pair; values are the upper three bits of its packets' operation codes."""
+    """Transport service of a queue pair; values are the upper three bits of its packets' operation codes.
+
+    RAW_IPV6 and RAW_ETHERTYPE are raw datagrams, which have none (IBA vol. 1, 9.8.4).
+    """
 
     RC = 0
     UC = 1
     UD = 3
+    RAW_IPV6 = 8
+    RAW_ETHERTYPE = 9
 
 
 class QPState(IntEnum):

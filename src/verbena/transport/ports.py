@@ -174,7 +174,7 @@ class Ports(Engine):
         path: cython.int = q.path
         if q.held:
             return True
-        if q.service == UD:
+        if q.service >= UD:  # datagrams, raw ones too: each has a path of its own
             if q.sq_next == q.sq_head:
                 return False
             path = send_at(q, q.sq_next).path
@@ -220,7 +220,7 @@ class Ports(Engine):
 
     def may_post(self, q, path):
         number: cython.int = self.paths[path].port
-        if q.service == UD and q.port != self.paths[path].port and q.qpn != 1:
+        if q.service >= UD and q.port != self.paths[path].port and q.qpn != 1:
             raise InvalidAttributeError(
                 f"the address handle leaves from port {number}, and the queue pair uses port {q.port}"
             )

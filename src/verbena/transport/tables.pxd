@@ -9,6 +9,8 @@ cdef enum:  # transport services
     UC = 1
     RD = 2
     UD = 3
+    RAW_IPV6 = 8  # raw datagrams (see `raw`): beyond the three bits that a packet could show
+    RAW_ETHERTYPE = 9
 
 cdef enum:  # queue-pair states, values as in Linux' enum ibv_qp_state
     RESET = 0
@@ -187,6 +189,8 @@ cdef enum:  # places in Core.counters; their names are in state.COUNTERS, in the
     DROP_WRONG_PORT
     DROP_MULTICAST
     DROP_TX_PORT_DOWN
+    DROP_NO_PROTOCOL
+    DROP_IP_HEADER
     COUNTER_COUNT
 
 cdef enum:

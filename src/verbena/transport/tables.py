@@ -81,6 +81,8 @@ COUNTERS = (
     "drop.wrong_port",
     "drop.multicast",
     "drop.tx_port_down",
+    "drop.no_protocol",
+    "drop.ip_header",
 )
 
 

@@ -339,8 +339,11 @@ class Work(Core):
             w.remote_qpn = request.remote_qpn
             # A Q_Key with its top bit set stands for the queue pair's own (IBA vol. 1, 10.2.5).
             w.remote_qkey = q.qkey if request.remote_qkey >> 31 and q.qpn != 1 else request.remote_qkey
+        elif q.service == RAW_IPV6 or q.service == RAW_ETHERTYPE:
+            _check_raw(q.service, total, q.mtu)
+            self.aim(q, w, request)
         if q.state == RTS or q.state == SQD:
-            self.may_post(q, w.path if q.service == UD else q.path)
+            self.may_post(q, w.path if q.service >= UD else q.path)
         if operation == WR_ATOMIC_CMP_AND_SWP or operation == WR_ATOMIC_FETCH_AND_ADD:
             if total != 8:
                 raise InvalidAttributeError(
@@ -458,7 +461,21 @@ def allowed(service, operation):
         return 0 <= operation <= WR_ATOMIC_FETCH_AND_ADD or operation == WR_SEND_WITH_INV
     if service == UC:
         return 0 <= operation <= WR_SEND_WITH_IMM
+    if service == RAW_IPV6 or service == RAW_ETHERTYPE:
+        return operation == WR_SEND
     return operation == WR_SEND or operation == WR_SEND_WITH_IMM
+
+
+def _check_raw(service, length, mtu):
+    """Raise `InvalidAttributeError` unless a raw packet may have that many bytes behind the LRH."""
+    if length > mtu:
+        raise InvalidAttributeError(f"a raw packet holds at most the port's MTU of {mtu} bytes, not {length}")
+    if service == RAW_ETHERTYPE and (length < 12 or length & 3):  # no packet is shorter: IBA vol. 1, 7.7.8
+        raise InvalidAttributeError(
+            f"{length} bytes: a raw packet of an EtherType is its raw header and whole 4-byte words, 12 bytes or more"
+        )
+    if service == RAW_IPV6 and length < 40:
+        raise InvalidAttributeError(f"{length} bytes: a raw IPv6 packet begins with its header of 40 bytes")
 
 
 def _not_allowed(service, operation):

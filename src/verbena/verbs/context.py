@@ -18,6 +18,7 @@ from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.protocols import ProtocolRegistration, protocol_of
 from verbena.verbs.queue_pair import QueuePair
 from verbena.verbs.signal import Signal
 from verbena.verbs.subnet import SubnetService
@@ -139,6 +140,27 @@ class Context:
         """A new completion queue of `depth` entries, bound to a completion handler's identifier, or to none."""
         self._checked()
         return CompletionQueue(self, depth, handler)
+
+    def register_protocol(
+        self,
+        qp: QueuePair,
+        next_header: int | None = None,
+        address: Gid | str | None = None,
+        ethertype: int | None = None,
+    ) -> ProtocolRegistration:
+        """Direct the raw packets of a protocol to a raw queue pair (document 003:555), until it is closed.
+
+        RAW_IPV6: by next_header (behind all extension headers; 6 for TCP, 17 for UDP) and by destination address, or
+        one of them; the most specific registration gets a packet, and an address is more specific than a protocol.
+        RAW_ETHERTYPE: by ethertype.  None stands for any.  Packets come by whichever of the adapter's ports; those that
+        nobody is registered for are dropped (``drop.no_protocol``).
+
+        Raises `ResourceError` when the same is registered already, `InvalidAttributeError`.
+        """
+        self._checked()
+        if not isinstance(qp, QueuePair) or qp.context is not self:
+            raise InvalidAttributeError("qp: a raw queue pair of this adapter is needed")
+        return ProtocolRegistration(qp, *protocol_of(qp.type, next_header, address, ethertype))
 
     # --- work -------------------------------------------------------------------------------------------------
 

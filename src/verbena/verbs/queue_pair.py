@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 
 FIXED = frozenset(("type", "qp_num", "capabilities", "pd", "context", "send_cq", "recv_cq", "srq"))
+RAW = (QPType.RAW_IPV6, QPType.RAW_ETHERTYPE)
 ALL_REMOTE = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 
 
@@ -41,7 +42,9 @@ class QueuePair:
         try:
             self.type = QPType(qp_type)
         except ValueError:
-            raise InvalidAttributeError(f"qp_type = {qp_type!r}: one of RC, UC, UD") from None
+            raise InvalidAttributeError(
+                f"qp_type = {qp_type!r}: one of {', '.join(t.name for t in QPType)}"
+            ) from None
         context = pd.context
         self.pd = pd
         self.context = context
@@ -81,6 +84,15 @@ class QueuePair:
         if not self._open:
             raise ClosedError(f"queue pair {self.qp_num:#x} is closed")
         return self._index
+
+    @property
+    def is_open(self) -> bool:
+        """Has it not been closed?"""
+        return self._open
+
+    def checked(self) -> int:
+        """Its place in the adapter's tables; raises `ClosedError` when it is closed."""
+        return self._checked()
 
     # --- state --------------------------------------------------------------------------------------------
 
@@ -170,7 +182,7 @@ class QueuePair:
 
         Raises `PortStateError` when the port is not ACTIVE or has no LID.
         """
-        if self.type is QPType.UD:
+        if self.type not in (QPType.RC, QPType.UC):
             raise InvalidAttributeError("a datagram queue pair has no peer: use activate()")
         if not isinstance(remote, Endpoint):
             raise InvalidAttributeError(
@@ -215,7 +227,12 @@ class QueuePair:
             self.modify(alt_ah_attr=alternate, path_mig_state=PathMigrationState.REARM)
 
     def activate(self, qkey: int = 0x11111111, *, port_num: int = 1, pkey_index: int = 0) -> None:
-        """Bring a datagram queue pair from RESET to RTS; `qkey` is what senders must show."""
+        """Bring a datagram queue pair from RESET to RTS; `qkey` is what senders must show (raw ones: no keys)."""
+        if self.type in RAW:
+            self.modify(QPState.INIT, port_num=port_num)
+            self.modify(QPState.RTR)
+            self.modify(QPState.RTS)
+            return
         if self.type is not QPType.UD:
             raise InvalidAttributeError(f"a {self.type.name} queue pair needs a peer: use connect()")
         self.modify(QPState.INIT, port_num=port_num, pkey_index=pkey_index, qkey=qkey)

@@ -1,5 +1,6 @@
 """Routers between subnets, and onto ordinary IPv6 networks."""
 
+from verbena.fabric.router.attachment import RouterAttachment
 from verbena.fabric.router.element import Router
 from verbena.fabric.router.exchange import RouteExchange
 from verbena.fabric.router.ports import PENDING, Hop, LanPort, Pending, Resolver, RouterPort
@@ -16,5 +17,6 @@ __all__ = [
     "RouteExchange",
     "RouteTable",
     "Router",
+    "RouterAttachment",
     "RouterPort",
 ]

@@ -93,7 +93,7 @@ class Router:
             self.table.add(Route.to(prefix, port.number))
 
     def configure(self, number: int, *, prefix: bytes | None = None, **values: Any) -> None:
-        """Set what a subnet manager sets of a port: lid, mtu, sl2vl, active, boundary, prefix.
+        """Set what a subnet manager sets of a port: lid, lmc, mtu, sl2vl, active, boundary, prefix.
 
         A port that goes down loses what waits there, and its routes are passed over.
         """
@@ -105,7 +105,7 @@ class Router:
             port.addresses.add(port.gid)
             self.table.add(_attached(port))
         for name, value in values.items():
-            if name not in ("lid", "mtu", "sl2vl", "active", "boundary") or not hasattr(port, name):
+            if name not in ("lid", "lmc", "mtu", "sl2vl", "active", "boundary") or not hasattr(port, name):
                 raise InvalidAttributeError(f"router {self.name}: port {number} has no attribute {name}")
             setattr(port, name, value)
         if not port.active:
@@ -150,6 +150,8 @@ class Router:
             return self._drop("port_down", buffer)
         if problem := packets.link_problem(packet):
             return self._drop(problem, buffer)
+        if not at.takes(packet[2] << 8 | packet[3]):
+            return self._drop("dlid", buffer)
         kind = packet[1] & 3
         if packet[0] >> 4 == MANAGEMENT_LANE or kind == LinkNextHeader.IBA_LOCAL:
             return self._own("no_grh", self._local, packet, buffer)
@@ -157,6 +159,8 @@ class Router:
             return self._own("ethertype", self.on_ethertype, packet[packets.LRH_SIZE :], buffer)
         if problem := packets.network_problem(packet):
             return self._drop(problem, buffer)
+        if packets.destination(packet) == at.link_local:
+            return self._own("own_address", self._local, packet, buffer)
         return self._route(packet, buffer, at.boundary)
 
     def receive_lan(self, port: int, datagram: bytes) -> None:

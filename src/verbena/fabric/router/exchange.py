@@ -67,6 +67,8 @@ class RouteExchange:
 
     def start(self) -> None:
         """Announce now, and from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
         self.announce()
         self._timer = self._clock.call_at(self._clock.now() + self.period_ns, self.start)
 

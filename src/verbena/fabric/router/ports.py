@@ -8,6 +8,8 @@ from enum import Enum, auto
 
 from verbena.errors import InvalidAttributeError
 
+LINK_LOCAL_PREFIX = bytes.fromhex("fe80000000000000")
+FIRST_MULTICAST_LID = 0xC000
 LANES = bytes(range(15)) + b"\0"
 
 
@@ -40,15 +42,16 @@ Resolver = Callable[[int, bytes], Hop | Pending | None]
 class RouterPort:
     """A port into a subnet.
 
-    number: 1 to 255.  guid: the port's own.  prefix: the subnet's, 8 bytes.  lid, mtu (bytes), sl2vl (16 lanes, one
-    for each service level) and active are the subnet manager's to set.  boundary: the largest multicast scope that
-    does not leave the subnet (RFC 4007; 2 = what is local to the subnet).
+    number: 1 to 255.  guid: the port's own.  prefix: the subnet's, 8 bytes.  lid, lmc (it has 2^lmc LIDs), mtu (bytes),
+    sl2vl (16 lanes, one for each service level) and active are the subnet manager's to set.  boundary: the largest
+    multicast scope that does not leave the subnet (RFC 4007; 2 = what is local to the subnet).
     """
 
     number: int
     guid: int
     prefix: bytes
     lid: int = 0
+    lmc: int = 0
     mtu: int = 4096
     sl2vl: bytes = LANES
     active: bool = False
@@ -68,6 +71,15 @@ class RouterPort:
     def gid(self) -> bytes:
         """The port's own GID: subnet prefix and GUID (IBA vol. 1, 4.1.1)."""
         return self.prefix + self.guid.to_bytes(8, "big")
+
+    @property
+    def link_local(self) -> bytes:
+        """The port's GID by the link-local prefix, which is good within its subnet only."""
+        return LINK_LOCAL_PREFIX + self.guid.to_bytes(8, "big")
+
+    def takes(self, dlid: int) -> bool:
+        """Is a packet with that destination LID for this port: one of its own, a multicast or the permissive one?"""
+        return dlid >= FIRST_MULTICAST_LID or (self.lid != 0 and dlid >> self.lmc == self.lid >> self.lmc)
 
     def add_address(self, address: bytes) -> None:
         """A further IPv6 address of the port; raises `InvalidAttributeError` for one of another subnet."""
