@@ -12,6 +12,7 @@ from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, Port
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.transport.kinds import AsyncEventType
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.cm import ConnectionService, Listener
 from verbena.verbs.completion import CompletionQueue
@@ -266,6 +267,8 @@ class Context:
     # --- asynchronous events ------------------------------------------------------------------------------
 
     def _on_async_event(self, event: AsyncEvent) -> None:
+        if event.type is AsyncEventType.SM_CHANGE and self._subnet is not None:
+            self._subnet.master_changed()
         if event.qp_num is not None:
             qp = self.queue_pairs.get(event.qp_num)
             if qp is None:  # closed in the meantime: nobody is left whom it concerns

@@ -193,16 +193,22 @@ class SubnetService:
         with self.lock:
             if not self.open:
                 raise ClosedError("the context is closed")
-            here = self._administration()
-            if not here.lid:
+            self.master_changed()
+            if not self.client.sa.lid:
                 pending: Pending[T] = Pending()
                 pending.fail(ManagementError("no subnet manager has configured this port yet: it has no LID"))
             else:
-                if here != self.client.sa:
-                    self.client.sa = here  # another master
-                    self.client.renew_subscriptions()
                 pending = question()
             return Reply(self, pending)
+
+    def master_changed(self) -> None:
+        """If another subnet manager is the master now: ask that one, and subscribe to its notices."""
+        with self.lock:
+            here = self._administration()
+            if here != self.client.sa and self.open:
+                self.client.sa = here
+                if here.lid:
+                    self.client.renew_subscriptions()
 
     # --- records --------------------------------------------------------------------------------------------------
 
