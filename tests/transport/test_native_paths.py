@@ -616,3 +616,42 @@ def test_datagrams_wait_for_the_service_level_of_the_next_one():
     for port in (0, 17):
         with pytest.raises(InvalidAttributeError):
             engine.set_open(port, 1)
+
+
+def test_the_last_in_line_leaves_it_and_the_line_goes_on():
+    lab = NativeLab()
+    first, last, late = (lab.pair(RC) for _ in range(3))
+    engine = first[0].ctx.adapter.engine
+    engine.set_open(1, 0)
+    for x, y in (first, last):
+        x.qp.post_send(write(x, y, 100))
+    last[0].qp.close()
+    late[0].qp.post_send(write(*late, 100))
+    engine.set_open(1, 0xFFFF)
+    first[0].ctx.driver.kick()
+    lab.run()
+    assert [end[0].cq.poll()[0].ok for end in (first, late)] == [True, True]
+
+
+@pytest.mark.parametrize("wrong", ["no global header", "unicast GID", "unicast queue pair", "unicast LID"])
+def test_half_a_multicast_packet_reaches_nobody(wrong):
+    lab = NativeLab()
+    a, b = lab.adapter(), lab.adapter()
+    sender, member = listener(a), listener(b)
+    member.qp.attach_mcast(GROUP)
+    send_to_group(sender)
+    good = lab.log[0].packet
+    lrh, grh, bth = good.lrh, good.grh, good.transport.bth
+    reason = "drop.dgid"
+    if wrong == "no global header":
+        bad = replace(good, grh=None)
+    elif wrong == "unicast GID":
+        bad = replace(good, grh=replace(grh, dgid=b.gids[0].raw))
+    elif wrong == "unicast LID":
+        bad = replace(good, lrh=replace(lrh, dlid=b.query_port().lid))
+    else:
+        reason = "drop.multicast"
+        bad = replace(good, transport=replace(good.transport, bth=replace(bth, dest_qp=member.qp.qp_num)))
+    b.adapter.engine.receive_native(bytearray(bad.sealed().encode()[:-2]), 1, 0)
+    assert drops(b) == {reason: 1}
+    assert member.cq.poll() == []
