@@ -198,14 +198,21 @@ class Crossbar(Smi):
     def hold_back(self, q, p, o):
         """Where the output is faster than the input, a packet begins just so late that it never runs dry."""
         last: cython.longlong
+        before: cython.longlong
         when: cython.longlong
         if not q.inbound or o.rate_bps <= q.port.rate_bps:
             return False
         when = p.tail_ps + q.port.node.latency_ps
         if when <= self.now_ps:
             return False
-        last = (p.size - 1) // FLIT_PAYLOAD * (FLIT_PAYLOAD + FLIT_HEADER)
-        when -= self.span(o, last)
+        # The last flit, which may be short, must have come in time, and so must the one before it.
+        last = (p.size - 1) // FLIT_PAYLOAD
+        before = when - self.span(q.port, p.size - last * FLIT_PAYLOAD + FLIT_HEADER)
+        when -= self.span(o, last * (FLIT_PAYLOAD + FLIT_HEADER))
+        if last > 0:
+            before -= self.span(o, (last - 1) * (FLIT_PAYLOAD + FLIT_HEADER))
+            if before > when:
+                when = before
         if when <= self.now_ps:
             return False
         q.delayed = True

@@ -210,6 +210,9 @@ class Flits(Retry):
         line = r.lane[f.lane]
         if not line:
             if f.first:
+                if r.external:
+                    self.imported += 1
+                    self.inside += 1
                 self.lose(r, f.lane, f.size, f.packet_id)
             return
         if f.first:

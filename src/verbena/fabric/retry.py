@@ -247,6 +247,8 @@ class Retry(Trains):
             k.expected = (k.expected + 1) & SEQUENCE_MASK
             k.nak_sent = k.nak_due = False
             k.to_acknowledge += 1
+            if k.to_acknowledge == 1:
+                k.first_ps = self.now_ps
             if k.to_acknowledge >= ACK_AFTER:
                 k.ack_due = True
             elif not k.ack_timer:
@@ -297,10 +299,17 @@ class Retry(Trains):
         o.counters[REPLAYED] += 1
 
     def ack_timeout(self, r):
-        r.link.ack_timer = False
-        if r.link.to_acknowledge > 0:
-            r.link.ack_due = True
+        k = r.link
+        k.ack_timer = False
+        if k.to_acknowledge == 0:
+            return
+        if self.now_ps >= k.first_ps + k.ack_ps:
+            k.ack_due = True
             self.serve(r)
+        else:
+            k.ack_timer = True
+            e = self.schedule(k.first_ps + k.ack_ps, EVENT_ACK, r)
+            e.stamp = r.epoch
 
     def replay_timeout(self, o):
         k = o.link

@@ -288,6 +288,7 @@ cdef struct LinkLayer:  # what flit mode keeps for a port
     int64_t error_distance  # mean, in bits; 0: no errors
     int64_t bits_to_error  # sent before the next bit that is flipped
     int64_t progress_ps  # when the peer last acknowledged something, or the replay buffer was empty
+    int64_t first_ps  # when the first flit came that was not acknowledged yet
     int64_t ack_ps  # how long an acknowledgment may wait for more
     int64_t replay_ps  # how long the peer may take to acknowledge
     int64_t ask_ps  # how long to wait for credit before asking

@@ -310,6 +310,16 @@ class Tables:
         made.size = blocks
         made.inbox = self.new_queue(port, lane, True)
         made.outbox = self.new_queue(port, lane, False)
+        if not port.node.voq:
+            return
+        if cython.compiled:
+            made.voq = cython.cast(
+                cython.pointer(cython.pointer(Queue)), calloc(256, cython.sizeof(cython.p_void))
+            )
+            if not made.voq:
+                raise MemoryError
+        else:
+            made.voq = [None] * 256
 
     def _make_source(self, index):
         """A source at a port; returns its index."""

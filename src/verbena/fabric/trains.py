@@ -1,9 +1,10 @@
 """The links: a packet as a train of flits, sent when there is credit, and what a broken link does to it.
 
-**Timing model.**  All times are exact, in ps; what is not a whole number is rounded down, and a stream without
-gaps carries the rest on, so that it keeps its rate.  A packet of S bytes (LRH to VCRC) travels as n = ceil(S / 80) flits: at most 80 bytes of it and 12
-bytes of header each, so that it takes S + 12 n byte times of the link.  Call ser(x) the time of x bytes at the
-link's rate, d the link's delay, L a switch's latency, f = min(S, 80) + 12 the bytes of the first flit.
+**Timing model.**  All times are exact, in ps; what is not a whole number is rounded down, and a stream without gaps
+carries the rest on, so that it keeps its rate.  A packet of S bytes (LRH to VCRC) travels as n = ceil(S / 80) flits:
+at most 80 bytes of it and 12 bytes of header each, so that it takes S + 12 n byte times of the link.  Call ser(x) the
+time of x bytes at the link's rate, d the link's delay, L a switch's latency, f = min(S, 80) + 12 the bytes of the first
+flit.
 
 * A packet that begins to leave a port at t has left it at t + ser(S + 12 n), when the port may begin the next one.
 * Its head may leave the next switch at t + ser(f) + d + L (cut-through: the first flit has arrived and was checked),
@@ -20,7 +21,7 @@ path.
 
 **What train mode leaves out**: the lanes of a link take turns by packets, not by flits; credits and acknowledgments
 take no bandwidth in the other direction; no bit errors.  Flit mode (module `flits`) has all of these, and gives the
-same times on a path without errors and contention.
+same times on a path without errors and contention (at rates whose byte time is no whole number of ps, to 1 ps a hop).
 
 **A cable that is pulled** loses what is on it: a packet that has not begun to arrive vanishes (and is counted); of
 one that has begun, the part that arrived goes on, to be recognized by its VCRC at its end, as a packet that a real
@@ -43,6 +44,32 @@ if cython.compiled:
 else:
     from verbena.fabric.smi import vcrc_right
     from verbena.fabric.tables import *
+
+
+def zero_load_latency_ps(size, links, latencies_ns=(), cut_through=True):
+    """From the sending of a packet of `size` bytes (LRH to VCRC) to its delivery on a path that is empty, in ps.
+
+    `links`: [(rate_bps, delay_ns)] in order; `latencies_ns`: those of the switches between them.  Exact where a
+    byte's time is a whole number of ps.
+    """
+    flits = -(-size // 80)
+    last = (size - 1) // 80 * 92
+    short = size - (size - 1) // 80 * 80 + 12
+    ps = 8 * 10**12
+    head = head_in = tail = 0
+    for i, (rate, delay) in enumerate(links):
+        if i:
+            latency = latencies_ns[i - 1] * 1000
+            head = tail + latency
+            if (
+                cut_through
+            ):  # the first flit is there, and neither the last one nor that before it will be late
+                slow = links[i - 1][0]
+                late = head - short * ps // slow - (last - 92) * ps // rate if last else 0
+                head = max(head_in + latency, head - last * ps // rate, late)
+        head_in = head + (min(size, 80) + 12) * ps // rate + delay * 1000
+        tail = head + (size + 12 * flits) * ps // rate + delay * 1000
+    return tail
 
 
 class Trains(Crossbar):

@@ -1,8 +1,8 @@
 """Flits: what a packet is cut into on a link, and how the link's two ends talk about them (document 003:658-662).
 
 A flit is a 12-byte header and at most 80 bytes of a packet.  The header has what the document asks for: the virtual
-lane, error check, size, and credit for the reverse channel.  With 80 bytes, a packet with 256 bytes of payload is four
-flits and an acknowledgment packet is one, with a global header or without (document 003:685-697).
+lane, error check, size, and credit for the reverse channel.  With 80 bytes, a packet with 256 bytes of payload and a
+local header is four flits, and an acknowledgment packet is one, with a global header or without (document 003:685-697).
 
 The link protocol is that of PCI Express' data link layer (go-back-N with 12-bit sequence numbers, ACK, NAK, replay
 timer); credits are InfiniBand's (IBA vol. 1, 7.9: a limit, FCCL, in 64-byte blocks modulo 4096, of one lane at a time).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from verbena import wire
@@ -154,7 +155,7 @@ def chain(lengths: Sequence[int], *, flits: bool = False, **options: Any) -> Net
     for switch, hosts in zip(row, lengths, strict=True):
         for _ in range(hosts):
             net.host(switch, **options)
-    for a, b in zip(row, row[1:], strict=False):
+    for a, b in pairwise(row):
         net.link(a, b, **options)
     net.route()
     return net
