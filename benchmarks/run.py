@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
+import fabric
 import routing
 import topology
 from rich.console import Console
@@ -25,7 +26,7 @@ from verbena import _pure
 
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
-    "fabric": routing.BENCHMARKS,
+    "fabric": fabric.BENCHMARKS | routing.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 
