@@ -19,6 +19,7 @@ from management.sm_net import (
     redundant_topology,
     settle,
 )
+from verbena.errors import InvalidAttributeError
 from verbena.fabric.topology import NodeKind, PortId, Topology
 from verbena.management.agent import AgentEvent
 from verbena.management.subnet_manager import (
@@ -320,6 +321,31 @@ def test_multicast_reaches_members_and_nobody_else() -> None:
     manager.set_groups({})
     net.run(SECOND)
     assert _flood(net, PortId("h1", 1), 0xC001) == set()
+
+
+def test_a_multicast_lid_is_one() -> None:
+    net = Net(redundant_topology())
+    manager = manager_on(net, "h1")
+    settle(net, manager)
+    for lid in (0xBFFF, 0xFFFF):
+        with pytest.raises(InvalidAttributeError):
+            manager.set_groups({lid: frozenset()})
+
+
+def test_a_subnet_as_a_topology() -> None:
+    topology = redundant_topology()
+    net = Net(topology)
+    manager = manager_on(net, "h1", SubnetManagerConfig(lmc=1))
+    settle(net, manager)
+    assert manager.subnet is not None
+    copy, addresses = manager.subnet.topology()
+    assert cables(copy) == cables(topology)
+    assert {node.description for node in copy.nodes.values()} == set(topology.nodes)
+    names = {f"{node.guid:016x}": node.name for node in topology.nodes.values()}
+    assert {PortId(names[at.node], at.port): given for at, given in addresses.items()} == {
+        **{end: (net.agents[end.node].lid(end.port), 1) for end in net.end_ports()},
+        **{PortId(s.name, 0): (net.agents[s.name].lid(0), 0) for s in topology.switches},
+    }
 
 
 def _flood(net: Net, source: PortId, mlid: int) -> set[PortId]:

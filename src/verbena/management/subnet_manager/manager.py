@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain
 
 from verbena.clock import Clock, Timer
-from verbena.errors import VerbenaError
+from verbena.errors import InvalidAttributeError, VerbenaError
 from verbena.management.names import NodeNames
 from verbena.management.smi import SmpPort
 from verbena.management.store import StoredEvent, StoredTopology, TopologyStore
@@ -163,7 +163,13 @@ class SubnetManager:
         self.sweep()
 
     def set_groups(self, groups: Mapping[int, frozenset[int]]) -> None:
-        """Multicast groups: port GUIDs of the members by multicast LID; the tables are written at once."""
+        """Multicast groups: port GUIDs of the members by multicast LID; the tables are written at once.
+
+        Raises `InvalidAttributeError` for a LID that is not 0xC000 to 0xFFFE.
+        """
+        for lid in groups:
+            if not 0xC000 <= lid <= 0xFFFE:
+                raise InvalidAttributeError(f"{lid:#x} is no multicast LID: they are 0xc000 to 0xfffe")
         self.groups = dict(groups)
         if not self._sweeping:
             self._write_groups()

@@ -16,7 +16,7 @@ from verbena.management.profile import LANES_OF_CODE, lane_code
 from verbena.management.subnet import Subnet, SubnetNode, SubnetPort
 from verbena.management.subnet_manager.config import FULL_MEMBER, Partition, SubnetManagerConfig
 from verbena.management.subnet_manager.events import Statistics, SubnetEventKind
-from verbena.management.subnet_manager.routing import multicast_tree
+from verbena.management.subnet_manager.routing import multicast_ports
 from verbena.management.subnet_manager.smp_client import Question, tell
 from verbena.wire.smp import AttributeId
 from verbena.wire.smp_attributes import (
@@ -299,12 +299,13 @@ class Programmer:
     def multicast(self, groups: Mapping[int, frozenset[int]]) -> Iterator[Question]:
         """The parts of the multicast forwarding tables that have changed.  groups: members' port GUIDs by LID."""
         wanted: dict[int, dict[tuple[int, int], list[int]]] = {}
-        for lid, members in groups.items():
-            block, entry = divmod(lid - FIRST_MULTICAST_LID, MFT_BLOCK)
-            for guid, ports in multicast_tree(self._subnet, members).items():
-                for port in ports:
-                    masks = wanted.setdefault(guid, {}).setdefault((block, port // 16), [0] * MFT_BLOCK)
-                    masks[entry] |= 1 << port % 16
+        for mlid, guid, ports, unreached in multicast_ports(self._subnet, groups):
+            block, entry = divmod(mlid - FIRST_MULTICAST_LID, MFT_BLOCK)
+            for port in ports:
+                masks = wanted.setdefault(guid, {}).setdefault((block, port // 16), [0] * MFT_BLOCK)
+                masks[entry] |= 1 << port % 16
+            if unreached:
+                self._warn(f"multicast LID {mlid:#x}: LIDs {unreached} cannot be reached")
         for node in self._subnet.switches:
             places = wanted.get(node.guid, {})
             for place in sorted({*places, *node.mft}):

@@ -1,18 +1,17 @@
-"""From a subnet to forwarding tables: the bridge to the routing engines, and spanning trees for multicast.
+"""From a subnet to forwarding tables: the bridge to the routing engines.
 
 A `Router` is any callable from a `Subnet` to `Tables`; `EngineRouter` is the one that asks `verbena.fabric.routing`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from verbena.fabric.routing import End, Routing, RoutingError, RoutingGraph, route
+from verbena.fabric.routing import End, Routing, RoutingError, RoutingGraph, multicast_tree, route
 from verbena.management.profile import LANES_OF_CODE
-from verbena.management.subnet import Subnet, SubnetNode
+from verbena.management.subnet import Subnet
 
 
 @dataclass(slots=True)
@@ -100,48 +99,21 @@ def routing_graph(subnet: Subnet) -> tuple[RoutingGraph, list[int]]:
     return graph, list(index)
 
 
-def multicast_tree(subnet: Subnet, members: Collection[int]) -> dict[int, set[int]]:
-    """Which ports of which switches a multicast packet leaves by: node GUID -> port numbers.
+def multicast_ports(
+    subnet: Subnet, groups: Mapping[int, Collection[int]]
+) -> Iterator[tuple[int, int, set[int], list[int]]]:
+    """For each group and each switch of its tree: (multicast LID, node GUID, ports to leave by, LIDs not reached).
 
-    members: port GUIDs.  The tree is the union of shortest ways from the members to the switch nearest to all of
-    them; a packet that comes in by any port of it leaves by all its other ones.  Port 0 stands for the switch itself.
+    groups: members' port GUIDs by multicast LID; members that are not there are passed over.  Port 0 stands for the
+    switch itself.
     """
-    ends = [port for guid in members if (port := subnet.ports_by_guid.get(guid)) is not None]
-    homes: dict[int, set[int]] = {}
-    for port in ends:
-        if port.node.is_switch:
-            homes.setdefault(port.node.guid, set()).add(0)
-        elif port.peer is not None and port.peer.node.is_switch:
-            homes.setdefault(port.peer.node.guid, set()).add(port.peer.number)
-    if not homes:
-        return {}
-    distances = {guid: _ways(subnet.nodes[guid])[0] for guid in homes}
-    candidates = [n.guid for n in subnet.switches if all(n.guid in reach for reach in distances.values())]
-    tree = {guid: set(ports) for guid, ports in homes.items()}
-    if not candidates:
-        return tree  # members on parts that nothing joins: each part for itself
-    root = min(candidates, key=lambda guid: (sum(reach[guid] for reach in distances.values()), guid))
-    _, towards = _ways(subnet.nodes[root])
-    for home in homes:
-        at = home
-        while at != root:
-            out, up, back = towards[at]
-            tree.setdefault(at, set()).add(out)
-            tree.setdefault(up, set()).add(back)
-            at = up
-    return tree
-
-
-def _ways(root: SubnetNode) -> tuple[dict[int, int], dict[int, tuple[int, int, int]]]:
-    """Hops from each switch to `root`, and its next step there: (port, next switch, that one's port)."""
-    hops, towards = {root.guid: 0}, {}
-    edge = deque([root])
-    while edge:
-        node = edge.popleft()
-        for number in sorted(node.ports):
-            peer = node.ports[number].peer
-            if peer is not None and peer.node.is_switch and peer.node.guid not in hops:
-                hops[peer.node.guid] = hops[node.guid] + 1
-                towards[peer.node.guid] = (peer.number, node.guid, number)
-                edge.append(peer.node)
-    return hops, towards
+    if not groups:
+        return
+    graph, guids = routing_graph(subnet)
+    for mlid, members in groups.items():
+        ports = (subnet.ports_by_guid.get(guid) for guid in members)
+        tree = multicast_tree(
+            graph, [port.lid for port in ports if port is not None and port.lid], choice=mlid
+        )
+        for switch, numbers in tree.items():
+            yield mlid, guids[switch], numbers, tree.unreached
