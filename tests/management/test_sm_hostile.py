@@ -96,6 +96,26 @@ def test_writes_without_the_managers_key_are_refused_everywhere() -> None:
     assert_all_reachable(net)
 
 
+@pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.requirement("SUB-16")
+def test_a_living_manager_keeps_the_protection_up(alive: bool) -> None:
+    """A wrong key starts the lease; the manager, told by trap 256, ends it; without a manager the key can be read."""
+    net = Net(redundant_topology())
+    config = SubnetManagerConfig(mkey=KEY, mkey_protect_bits=2, mkey_lease_s=5, sweep_interval_ns=0)
+    manager = manager_on(net, "h1", config)
+    settle(net, manager)
+    if not alive:
+        manager.stop()
+    mad = lid_routed_smp(Method.SET, AttributeId.PORT_INFO, 0, data=bytes(64), mkey=1)
+    for name, port in (("s2", 0), ("h2", 1)):
+        net.interfaces["h3"].send(mad, path=None, dlid=net.agents[name].lid(port))
+    net.run(20 * SECOND)
+    for name, port in (("s2", 0), ("h2", 1)):
+        info = net.agents[name].port_info(port)
+        assert (info.mkey, info.mkey_violations) == (KEY, 1)
+        assert info.mkey_protect_bits == (2 if alive else 0)
+
+
 @pytest.mark.requirement("SUB-14")
 def test_a_switch_is_an_end_for_management_at_its_lid() -> None:
     net = Net(redundant_topology())

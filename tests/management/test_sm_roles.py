@@ -134,6 +134,22 @@ def test_all_at_once() -> None:
     assert_all_reachable(net)
 
 
+def test_a_manager_that_was_stopped_can_start_again() -> None:
+    net = Net(redundant_topology())
+    first = manager_on(net, "h1", SubnetManagerConfig(priority=5))
+    second = manager_on(net, "h2")
+    wait(net, [SmState.MASTER, SmState.STANDBY], first, second)
+    before = lids(net)
+    first.stop()
+    assert first.state is SmState.NOT_ACTIVE
+    net.run(60 * SECOND)
+    assert second.state is SmState.MASTER
+    first.start()
+    net.run(60 * SECOND)
+    assert states(first, second) == [SmState.MASTER, SmState.STANDBY]
+    assert lids(net) == before
+
+
 def ask(net: Net, manager: str, asker: str, control: int | None, key: int = 0) -> Smp:
     """SubnGet or SubnSet(SMInfo) from one adapter's queue pair 0 to another's manager."""
     got: list[Smp] = []

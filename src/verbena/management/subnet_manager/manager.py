@@ -104,7 +104,8 @@ class SubnetManager:
             for problem in self.lids.load(stored):
                 self.report(_Kind.ROUTING, f"the store is wrong: {problem}")
             self._store.save_configuration(self.settings())
-        self._running = True
+        self._running = self._new_master = True
+        self._roles.begin()
         self._port.set_receiver(self._receive)
         self.sweep()
 
@@ -112,7 +113,7 @@ class SubnetManager:
         """Fall silent: nothing is sent or answered any more."""
         self._running = False
         self._client.abandon()
-        self._roles.stop()
+        self._roles.end()
         for timer in (self._timer, self._soon):
             if timer is not None:
                 timer.cancel()

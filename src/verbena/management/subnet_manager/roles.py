@@ -23,23 +23,40 @@ if TYPE_CHECKING:
     from verbena.management.subnet_manager.manager import SubnetManager
 
 
+def _role(info: SMInfo) -> tuple[int, int, int] | None:
+    """What counts of another manager; None for one that is not active."""
+    return None if info.state == SmState.NOT_ACTIVE else (info.guid, info.priority, info.state)
+
+
 class Roles:
     """The role of one subnet manager."""
 
     def __init__(self, manager: SubnetManager, client: SmpClient, port: SmpPort, clock: Clock) -> None:
-        self.state = SmState.DISCOVERING
+        self.state = SmState.NOT_ACTIVE
         self._manager = manager
         self._client = client
         self._port = port
         self._clock = clock
         self._acts = 0
         self._others: dict[int, tuple[SubnetPort, SMInfo]] = {}
+        self._ports: list[SubnetPort] = []
         self._above: SubnetPort | None = None
         self._handing_over = False
         self._missed = 0
         self._timer: Timer | None = None
 
+    def begin(self) -> None:
+        """The manager starts, or starts again."""
+        self.state = SmState.DISCOVERING
+        self._above, self._handing_over = None, False
+
+    def end(self) -> None:
+        """The manager stops."""
+        self.stop()
+        self.state = SmState.NOT_ACTIVE
+
     def stop(self) -> None:
+        """Poll no longer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -71,13 +88,14 @@ class Roles:
             for port in subnet.end_ports()
             if port is not own and port.info.capability_mask & PortCapability.SM
         ]
+        self._ports = ports
         questions = [ask(AttributeId.SM_INFO, 0, port.path, partial(self._met, port)) for port in ports]
         self._client.feed(iter(questions), partial(self._decide, then))
 
     def _met(self, port: SubnetPort, status: int | None, data: bytes) -> None:
         if status == 0:
             info = SMInfo.unpack(data)
-            if info.state != SmState.NOT_ACTIVE:
+            if _role(info) is not None:
                 self._others[info.guid] = (port, info)
 
     def _decide(self, then: Callable[[], None]) -> None:
@@ -120,17 +138,14 @@ class Roles:
         )
 
     def questions(self) -> Iterator[Question]:
-        """For a light sweep: have the other managers changed?"""
-        for port, known in list(self._others.values()):
-            yield ask(AttributeId.SM_INFO, 0, port.path, partial(self._still, known))
+        """For a light sweep: have the other managers changed, or do some answer that did not?"""
+        known = {port.guid: _role(info) for port, info in self._others.values()}
+        for port in self._ports:
+            yield ask(AttributeId.SM_INFO, 0, port.path, partial(self._still, known.get(port.guid)))
 
-    def _still(self, known: SMInfo, status: int | None, data: bytes) -> None:
-        info = SMInfo.unpack(data) if status == 0 else None
-        if info is None or (info.guid, info.priority, info.state) != (
-            known.guid,
-            known.priority,
-            known.state,
-        ):
+    def _still(self, known: tuple[int, int, int] | None, status: int | None, data: bytes) -> None:
+        now = _role(SMInfo.unpack(data)) if status == 0 else None
+        if now != known:
             self._manager.sweep_soon()
 
     # --- standing by --------------------------------------------------------------------------------------------
