@@ -15,13 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
-import fabric
 import routing
 import topology
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import fabric
 from verbena import _pure
 
 GROUPS = {
