@@ -254,12 +254,15 @@ class FabricCore(Configuration):
                     "rcv_bytes": line.rcv_bytes,
                     "credits": line.credits,
                 }
+        for name in COUNTER_NAMES[:4]:  # kept by lane
+            result[name] = sum(counters[name] for counters in lanes.values())
         result["lanes"] = lanes
         return result
 
     def clear_counters(self, port, names):
         """Set some of a port's counters, by name, to 0."""
         at: cython.int
+        lane: cython.int
         p = self.port_at(port)
         for name in names:
             wanted = "xmit_wait_ps" if name == "xmit_wait_ns" else name
@@ -267,6 +270,18 @@ class FabricCore(Configuration):
                 raise InvalidAttributeError(f"a port has no counter {name!r}")
             at = COUNTER_NAMES.index(wanted)
             p.counters[at] = 0
+            for lane in range(LANES):
+                line = p.lane[lane]
+                if not line:
+                    continue
+                if at == XMIT_PACKETS:
+                    line.xmit_packets = 0
+                elif at == XMIT_BYTES:
+                    line.xmit_bytes = 0
+                elif at == RCV_PACKETS:
+                    line.rcv_packets = 0
+                elif at == RCV_BYTES:
+                    line.rcv_bytes = 0
 
     def node_counters(self, node):
         """The sums of its ports' counters by name."""

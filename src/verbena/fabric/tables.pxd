@@ -43,7 +43,7 @@ cdef enum:  # kinds of events
     EVENT_ASK = 10  # a packet has waited for credit: ask the peer
 
 cdef enum:  # counters of a port
-    XMIT_PACKETS = 0
+    XMIT_PACKETS = 0  # these four are kept by lane
     XMIT_BYTES = 1
     RCV_PACKETS = 2
     RCV_BYTES = 3
@@ -154,6 +154,10 @@ cdef struct Lane:
     int32_t occupied
     Queue *first  # queues whose heads wait for this output, in the order of their turns
     Queue *last
+    int64_t xmit_packets
+    int64_t xmit_bytes
+    int64_t rcv_packets
+    int64_t rcv_bytes
     Queue *inbox
     Queue *outbox
     Queue **voq  # by output port
@@ -166,10 +170,6 @@ cdef struct Lane:
     int32_t told  # flit mode: what this side allowed last, modulo 4096
     Packet *arriving  # flit mode
     bint skip  # flit mode: the rest of a packet that was refused
-    int64_t xmit_packets
-    int64_t xmit_bytes
-    int64_t rcv_packets
-    int64_t rcv_bytes
 
 cdef struct Arbiter:  # VL arbitration (IBA vol. 1, 7.6.9)
     int32_t high_count

@@ -103,8 +103,6 @@ class Trains(Crossbar):
         if o.wait_since_ps >= 0:
             o.counters[XMIT_WAIT_PS] += self.now_ps - o.wait_since_ps
             o.wait_since_ps = -1
-        o.counters[XMIT_PACKETS] += 1
-        o.counters[XMIT_BYTES] += p.size
         line.xmit_packets += 1
         line.xmit_bytes += p.size
         if self.trace_mask & TRACE_SEND:
@@ -194,8 +192,6 @@ class Trains(Crossbar):
     def enter(self, r, p):
         """A packet is in the receive buffer of a port."""
         line = r.lane[p.lane]
-        r.counters[RCV_PACKETS] += 1
-        r.counters[RCV_BYTES] += p.size
         line.rcv_packets += 1
         line.rcv_bytes += p.size
         self.packet_hops += 1
