@@ -17,12 +17,27 @@ LEARNT_AT_MOST = 4096
 
 
 class Neighbours:
-    """The ways that one adapter knows.  `resolve` gives a path to a GID, or None as long as none is known."""
+    """The ways that one adapter knows.
+
+    `resolve` gives a path to a GID, or None as long as none is known; it must not wait.  `place` puts in what subnet
+    administration has answered.
+    """
 
     def __init__(self) -> None:
-        self.resolve: Callable[[Gid], AddressVector | None] = lambda gid: None
+        self.resolve: Callable[[Gid], AddressVector | None] = self._asked_for
+        self._placed: OrderedDict[Gid, AddressVector] = OrderedDict()
         self._learnt: OrderedDict[Gid, AddressVector] = OrderedDict()
         self._gids: dict[tuple[int, int], Gid] = {}
+
+    def _asked_for(self, gid: Gid) -> AddressVector | None:
+        return self._placed.get(gid)
+
+    def place(self, gid: Gid, vector: AddressVector) -> None:
+        """The way to a GID, as the subnet's administration says it; in the place of an older answer."""
+        self._placed.pop(gid, None)
+        while len(self._placed) >= LEARNT_AT_MOST:
+            self._placed.popitem(last=False)
+        self._placed[gid] = vector
 
     def vector_to(self, gid: Gid) -> AddressVector:
         """The way to a GID; raises `InvalidAttributeError` when none is known yet."""

@@ -7,9 +7,9 @@ The protocol is `management.connection_manager`'s; here it meets queue pairs, an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import WeakSet
 
 from verbena.adapter.attributes import AddressVector
@@ -37,6 +37,8 @@ from verbena.wire import REQ, DecodeError, IpCmHeader, Mad, TransportService, cm
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
+    from verbena.verbs.subnet import Reply
+    from verbena.wire.sa_records import PathRecord
 
 SERVICES = {QPType.RC: TransportService.RC, QPType.UC: TransportService.UC}
 FIRST_EPHEMERAL, LAST_EPHEMERAL = 32_768, 60_999  # as Linux does
@@ -189,11 +191,61 @@ class ConnectionService:
             max_rd_atomic=agreed.max_rd_atomic,
         )
 
+    # --- where a host is ----------------------------------------------------------------------------------
+
+    def find(self, host: str, timeout: float) -> Gid:
+        """The GID behind an address or, on a managed InfiniBand subnet, a host's name; the way there is known then.
+
+        Raises `NotFound` for a name or an address that the subnet does not know, `ManagementTimeout`.
+        """
+        search = self._search(host)
+        try:
+            question = next(search)
+            while True:
+                question = search.send(question.get(timeout))
+        except StopIteration as found:
+            return cast(Gid, found.value)
+
+    async def find_async(self, host: str) -> Gid:
+        """`find`, awaited."""
+        search = self._search(host)
+        try:
+            question = next(search)
+            while True:
+                question = search.send(await question)
+        except StopIteration as found:
+            return cast(Gid, found.value)
+
+    def _search(self, host: str) -> Generator[Reply[Any], Any, Gid]:
+        """The questions that lead from a host to a GID with a way; each is sent its answer."""
+        native = self.context.adapter.native
+        if native is None:
+            return Gid.from_ip(host)
+        subnet = self.context.subnet
+        try:
+            gid = Gid.from_ip(host)
+        except InvalidAttributeError:
+            platforms = yield subnet.nodes_of_host(host)
+            guids = yield subnet.port_guids(platforms[0])
+            gid = Gid((native.port(1).gid_prefix << 64 | guids[0]).to_bytes(16, "big"))
+        own = self.context.adapter.gid
+        if native.port(1).sm_lid:
+            record: PathRecord = yield subnet.path(sgid=own.raw, dgid=gid.raw)
+            vector = AddressVector(
+                gid,
+                dlid=record.dlid,
+                sl=record.sl,
+                src_path_bits=record.slid - native.port(1).lid,
+                hop_limit=record.hop_limit or 1,
+            )
+            native.neighbours.place(gid, vector)
+        return gid
+
     # --- the active side ----------------------------------------------------------------------------------
 
     def start(
         self,
-        host: str,
+        remote: Gid,
         port: int,
         qp: QueuePair,
         private_data: bytes,
@@ -202,9 +254,9 @@ class ConnectionService:
         more: dict[str, Any],
     ) -> Connection:
         """Send the request of a connection to be."""
-        remote, here = Gid.from_ip(host), self.context.adapter.gid
+        here = self.context.adapter.gid
         if remote.is_ip4 != here.is_ip4:
-            raise InvalidAttributeError(f"this adapter is at {here.ip}, which cannot reach {host}")
+            raise InvalidAttributeError(f"this adapter is at {here.ip}, which cannot reach {remote.ip}")
         if not isinstance(port, int) or not 1 <= port <= 65_535:
             raise InvalidAttributeError(f"port = {port!r}: 1 to 65535")
         check_private_data(private_data, REQ_PRIVATE_DATA)

@@ -236,6 +236,8 @@ class Context:
     ) -> Connection:
         """Connect a queue pair (RC or UC, in RESET or INIT) to a listener at an IP address.
 
+        On a managed InfiniBand subnet, host may also be a host's name or a GID; the subnet is asked for the way.
+
         private_data: at most 56 bytes for the peer's program.  timeout: seconds.  responder_resources,
         initiator_depth: READs and atomics that the peer, and this side, may have outstanding.  more: retry_count,
         rnr_retry (0 to 7), hop_limit, traffic_class, flow_label.
@@ -243,8 +245,9 @@ class Context:
         Raises `ConnectionRefused`, `ConnectionTimeout`; a `VerbError` for arguments that do not fit.  Unless the queue
         pair had been brought up already, it can then be used for another attempt.
         """
-        start = self._cm().start
-        made = start(host, port, qp, private_data, responder_resources, initiator_depth, more)
+        manager = self._cm()
+        remote = manager.find(host, timeout)
+        made = manager.start(remote, port, qp, private_data, responder_resources, initiator_depth, more)
         return made.wait_made(timeout)
 
     async def connect_async(
@@ -260,8 +263,9 @@ class Context:
         **more: Any,
     ) -> Connection:
         """`connect`, awaited."""
-        start = self._cm().start
-        made = start(host, port, qp, private_data, responder_resources, initiator_depth, more)
+        manager = self._cm()
+        remote = await manager.find_async(host)
+        made = manager.start(remote, port, qp, private_data, responder_resources, initiator_depth, more)
         return await made.made(timeout)
 
     # --- asynchronous events ------------------------------------------------------------------------------
