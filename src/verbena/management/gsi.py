@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from verbena.clock import Clock
 from verbena.management.datagrams import MadAddress
 from verbena.wire import DETH, GRH, LRH, NativePacket, TransportPacket
 from verbena.wire.errors import DecodeError
@@ -29,8 +30,9 @@ Receiver = Callable[[MadAddress, bytes], None]
 class GeneralServicesInterface:
     """Queue pair 1 of a node.
 
-    transmit(port, packet): puts a packet, LRH to ICRC, on the fabric.  lid(port), gid(port): a port's base LID and GID.
-    `counters` names what was dropped and why.
+    transmit(port, packet): puts a packet, LRH to ICRC, on the fabric.  lid(port), gid(port): a port's base LID and GID;
+    owns(port, lid): is that one of its LIDs?  leftover(port, packet): takes what was sent to the node itself and nobody
+    here serves.  `counters` names what was dropped and why.
     """
 
     def __init__(
@@ -38,16 +40,22 @@ class GeneralServicesInterface:
         transmit: Callable[[int, bytes], None],
         lid: Callable[[int], int],
         gid: Callable[[int], bytes],
+        owns: Callable[[int, int], bool],
+        clock: Clock,
         random: Random,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._transmit = transmit
         self._lid = lid
         self._gid = gid
+        self._owns = owns
+        self._clock = clock
         self._psn = random.getrandbits(24)
+        self.leftover: Callable[[int, bytes], None] = lambda port, packet: None
         self._requests: dict[int, Receiver] = {}
         self._responses: dict[int, Receiver] = {}
-        self._port = 1
+        self.port = 1
+        """The port by which the last datagram came in."""
 
     def serve(self, management_class: int, receive: Receiver) -> None:
         """Give requests of a management class to `receive`."""
@@ -61,6 +69,15 @@ class GeneralServicesInterface:
         """Leave a management class to the adapter again."""
         self._requests.pop(management_class, None)
         self._responses.pop(management_class, None)
+
+    def request(self, source: MadAddress, mad: bytes) -> None:
+        """A request that the node's own adapter has sent to itself."""
+        receiver = self._requests.get(mad[1])
+        if receiver is None:
+            self.counters["drop.class"] += 1
+        else:
+            self.port = 1
+            receiver(source, mad)
 
     def receive(self, packet: bytes, port: int) -> bool:
         """A packet, LRH to VCRC, that came in at a port; False: it is for somebody else.  Never raises."""
@@ -92,7 +109,7 @@ class GeneralServicesInterface:
             gid=None if found.grh is None else found.grh.sgid,
             pkey=found.transport.bth.pkey,
         )
-        self._port = port
+        self.port = port
         self.counters["received"] += 1
         receiver(source, found.transport.payload)
         return True
@@ -110,7 +127,7 @@ class GeneralServicesInterface:
 
     def send(self, to: MadAddress, mad: bytes) -> None:
         """Send a datagram, by the port at which the last one came in."""
-        self.send_from(self._port, to, mad)
+        self.send_from(self.port, to, mad)
 
     def send_from(self, port: int, to: MadAddress, mad: bytes) -> None:
         """Send a datagram by a port."""
@@ -126,4 +143,12 @@ class GeneralServicesInterface:
             ),
         ).sealed()
         self.counters["sent"] += 1
-        self._transmit(port, packet.encode()[:-2])
+        if self._owns(port, to.lid):
+            # Later, so that nobody is called from within a call of its own.
+            self._clock.call_at(self._clock.now(), lambda: self._loop(port, packet.encode()))
+        else:
+            self._transmit(port, packet.encode()[:-2])
+
+    def _loop(self, port: int, packet: bytes) -> None:
+        if not self.receive(packet, port):
+            self.leftover(port, packet)

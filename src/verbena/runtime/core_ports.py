@@ -30,6 +30,10 @@ class CorePorts:
             number: [deque() for _ in range(16)] for number in ports
         }
 
+    def core_port(self, number: int) -> int:
+        """The core's port behind one of the adapter's."""
+        return self._ports[number]
+
     def send(self, now: int) -> None:
         """Hand the core whatever the engine wants to send and the links take."""
         while (made := self._engine.transmit(self._buffer, now)) is not None:

@@ -27,6 +27,7 @@ from verbena.runtime.virtual import EngineDriver
 from verbena.runtime.virtual_time import VirtualClock, VirtualTime
 from verbena.transport.kinds import AckPolicy
 from verbena.verbs.context import Context
+from verbena.wire.mad import ManagementClass
 
 LINK_UP, LINK_DOWN, ROOM = 1, 2, 3  # reports of a core
 VL15 = 15
@@ -235,10 +236,16 @@ class Fabric(VirtualTime):
         node.attach(adapter)
         context = Context(adapter, driver)
         context.on_close(lambda: self._closed(name))
+        # As on Linux, whoever asks for a service that nobody offers is told so at once, not left to time out.
+        context.serve_connections()
+        for kind in (ManagementClass.SUBN_ADM, ManagementClass.PERFORMANCE, ManagementClass.DEVICE):
+            context.serve_management(kind, node.services.request)
+        node.services.leftover = lambda port, packet: driver.arrived(ports.core_port(port), packet)
         return context
 
     def _closed(self, name: str) -> None:
         self.nodes[name].detach()
+        self.nodes[name].services.leftover = lambda port, packet: None
         self._drivers.pop(name, None)
 
     # --- packets ------------------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ class FabricNode:
         self.hardware = CoreHardware(assembly, node)
         self.agent = SubnetManagementAgent(profile, self.hardware, clock, self._event)
         self.interface = SubnetManagementInterface(self.agent, send, clock)
-        self.services = GeneralServicesInterface(send, self.agent.lid, self._gid, random)
+        self.services = GeneralServicesInterface(
+            send, self.agent.lid, self._gid, self.agent.owns, clock, random
+        )
         ports = [port for port in profile.port_numbers if port or node.kind is not NodeKind.SWITCH]
         self.performance = PerformanceAgent(self.services.send, ports, self.hardware.port_counters)
         self.services.serve(ManagementClass.PERFORMANCE, self.performance.receive)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from random import Random
 
 from verbena.clock import Clock
+from verbena.management.administration import administer
 from verbena.management.smi import SmpPort
 from verbena.management.store import TopologyStore
-from verbena.management.subnet import Subnet
 from verbena.management.subnet_administration import SubnetAdministration
 from verbena.management.subnet_manager.config import SubnetManagerConfig
-from verbena.management.subnet_manager.events import SubnetEvent, SubnetEventKind
 from verbena.management.subnet_manager.manager import SubnetManager
 from verbena.runtime.fabric_node import FabricNode
 from verbena.wire.mad import ManagementClass
@@ -35,9 +34,10 @@ class Manager:
         self._clock = clock
         self._store = store
         self._random = Random(f"{seed} manager {node.name}")
-        self.running = False
+        self.running = self._stopped = False
         self.subnet_manager = self._made()
-        self.administration: SubnetAdministration | None = None
+        self.administration: SubnetAdministration
+        self._serve()
 
     def _made(self) -> SubnetManager:
         way: SmpPort = self.node.interface.attach(self.port)
@@ -49,13 +49,14 @@ class Manager:
             self.config,
             port_number=self.port,
             store=self._store,
-            on_event=self._told,
         )
 
     def start(self) -> None:
         """Begin to manage, or to stand by; after a stop, with nothing remembered but what is stored."""
-        if self.administration is not None:
+        if self._stopped:
             self.subnet_manager = self._made()
+            self._serve()
+            self._stopped = False
         self.running = True
         self.subnet_manager.start()
 
@@ -65,9 +66,7 @@ class Manager:
         self.subnet_manager.stop()
         self.node.interface.detach()
         self.node.services.forget(ManagementClass.SUBN_ADM)
-        self._serving = False
-
-    _serving = False
+        self._stopped = True
 
     @property
     def is_master(self) -> bool:
@@ -85,35 +84,13 @@ class Manager:
             and self.subnet_manager.subnet is not None
         )
 
-    def _subnet(self) -> Subnet:
-        found = self.subnet_manager.subnet
-        return Subnet(self.config.gid_prefix) if found is None else found
-
-    def _told(self, event: SubnetEvent) -> None:
-        if event.kind is SubnetEventKind.SWEPT and self.subnet_manager.state is SmState.MASTER:
-            self._serve()
-
     def _serve(self) -> None:
-        """The administration of a master that has a picture of the subnet: the picture is new, or newer."""
-        if self.administration is None or not self._serving:
-            services = self.node.services
-            self.administration = SubnetAdministration(
-                self._subnet,
-                lambda to, mad: services.send_from(self.port, to, mad),
-                self._clock,
-                self._random,
-                sm_key=self.config.sm_key,
-                on_tree=lambda tree: self._set_groups(),
-            )
-            services.serve(ManagementClass.SUBN_ADM, self.administration.receive)
-            self._serving = True
-        else:
-            self.administration.changed()
-
-    def _set_groups(self) -> None:
-        """Write the multicast groups' trees into the switches."""
-        assert self.administration is not None
-        multicast = self.administration.multicast
-        if multicast is not None:
-            trees = multicast.trees()
-            self.subnet_manager.set_groups({tree.mlid: tree.receivers | tree.senders for tree in trees})
+        """Put the subnet administration beside the manager, at queue pair 1 of its port."""
+        services = self.node.services
+        self.administration = administer(
+            self.subnet_manager,
+            lambda to, mad: services.send_from(self.port, to, mad),
+            self._clock,
+            self._random,
+        )
+        services.serve(ManagementClass.SUBN_ADM, self.administration.receive)

@@ -12,6 +12,7 @@ from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, Port
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.management.datagrams import MadAddress
 from verbena.transport.kinds import AsyncEventType
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.cm import ConnectionService, Listener
@@ -202,6 +203,10 @@ class Context:
     def serve_connections(self) -> None:
         """Answer connection requests from now on, even if only to refuse them; `listen` and `connect` imply it."""
         self._cm()
+
+    def serve_management(self, management_class: int, receive: Callable[[MadAddress, bytes], None]) -> None:
+        """Give the requests of a management class that come to queue pair 1 to `receive` (IBA vol. 1, 13.5.1)."""
+        self._cm().gsi.serve(management_class, receive)
 
     @property
     def subnet(self) -> SubnetService:
