@@ -56,9 +56,13 @@ class Neighbours:
         known = self.resolve(gid)
         if known is not None and (known.dlid, known.port_num) != (vector.dlid, vector.port_num):
             return False
+        self.learn_foreign(gid, vector)
+        self._gids[vector.port_num, vector.dlid] = gid
+        return True
+
+    def learn_foreign(self, gid: Gid, vector: AddressVector) -> None:
+        """A datagram came from another subnet, with its source's GID: the way back is by the router that brought it."""
         while len(self._learnt) >= LEARNT_AT_MOST:
             _, oldest = self._learnt.popitem(last=False)
             self._gids.pop((oldest.port_num, oldest.dlid), None)
         self._learnt[gid] = vector
-        self._gids[vector.port_num, vector.dlid] = gid
-        return True

@@ -7,6 +7,7 @@ pulled and nodes switched off meanwhile.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -14,7 +15,7 @@ from random import Random
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.errors import InvalidAttributeError, SystemLimitError
-from verbena.fabric.addressing import given_lids
+from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.profile import profiles
@@ -23,6 +24,7 @@ from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.core_ports import CorePorts
 from verbena.runtime.fabric_node import FabricNode
 from verbena.runtime.manager import Manager
+from verbena.runtime.router_node import RouterNode, Transit
 from verbena.runtime.virtual import EngineDriver
 from verbena.runtime.virtual_time import VirtualClock, VirtualTime
 from verbena.transport.kinds import AckPolicy
@@ -31,21 +33,23 @@ from verbena.wire.mad import ManagementClass
 
 LINK_UP, LINK_DOWN, ROOM = 1, 2, 3  # reports of a core
 VL15 = 15
+MOST_DATAGRAMS = 1024
 START_NS = 60_000_000_000
+TRANSIT_PREFIX = 0xFEC0_0000_0001_0000  # of cables between routers
 HOST = DeviceAttributes(max_qp=4096, max_cq=4096)
 
 
 class CoreEvents:
     """A core's events in a `VirtualClock`.  Implements `virtual_time.EventSource`.
 
-    deliver(port, packet, in_port, handle) and report(kind, port) are called with what becomes visible.
+    deliver(port, packet, in_port, handle) and report(kind, port, detail) are called with what becomes visible.
     """
 
     def __init__(
         self,
         assembly: Assembly,
         deliver: Callable[[int, bytes, int, int], None],
-        report: Callable[[int, int], None],
+        report: Callable[[int, int, int], None],
     ) -> None:
         self._core = assembly.core
         self._deliver = deliver
@@ -65,8 +69,8 @@ class CoreEvents:
         for _, port, packet, in_port, handle, _ in delivered:
             self._deliver(port, packet, in_port, handle)
         reports = self._core.reports()
-        for kind, port, *_ in reports:
-            self._report(kind, port)
+        for kind, port, detail in reports:
+            self._report(kind, port, detail)
         return bool(delivered or reports)
 
 
@@ -125,18 +129,22 @@ class Fabric(VirtualTime):
         self.managers: dict[str, Manager] = {}
         self._store = store
         self._drivers: dict[str, FabricDriver] = {}
+        self._datagrams: dict[tuple[int, bool], deque[bytes]] = {}
+        self.counters: Counter[str] = Counter()
         self._profiles = profiles(topology)
         self.clock.attach(CoreEvents(self.assembly, self._deliver, self._report))
         for name in topology.nodes:
             self._make_node(name)
-        for rank, name in enumerate(managers or self._default_managers()):
-            self._make_manager(name, rank if managers else 0)
+        self._make_managers(managers or self._default_managers())
+        for number, link in enumerate(topology.links):
+            self._join_routers(link, number)
 
     def _make_node(self, name: str) -> None:
         def send(port: int, packet: bytes) -> None:
-            self.core.inject(self.assembly.ports[PortId(name, port)], packet)
+            self._send_datagram(self.assembly.ports[PortId(name, port)], packet)
 
-        self.nodes[name] = FabricNode(
+        kind = RouterNode if self.topology.nodes[name].kind is NodeKind.ROUTER else FabricNode
+        self.nodes[name] = kind(
             self.assembly,
             self.topology.nodes[name],
             self._profiles[name],
@@ -147,6 +155,14 @@ class Fabric(VirtualTime):
 
     # --- management ---------------------------------------------------------------------------------------
 
+    def _join_routers(self, link: Link, number: int) -> None:
+        """A cable between two routers is a subnet that they manage themselves."""
+        one, other = self.nodes[link.a.node], self.nodes[link.b.node]
+        if isinstance(one, RouterNode) and isinstance(other, RouterNode):
+            prefix = TRANSIT_PREFIX + number
+            one.join_transit(link.a.port, Transit(1, 2, prefix))
+            other.join_transit(link.b.port, Transit(2, 1, prefix))
+
     def _default_managers(self) -> list[str]:
         """The first host of each subnet."""
         return [
@@ -155,14 +171,27 @@ class Fabric(VirtualTime):
             if any(node.name in part for node in self.topology.hosts)
         ]
 
-    def _make_manager(self, name: str, rank: int) -> None:
-        node = self.nodes.get(name)
-        if node is None or node.node.kind is not NodeKind.CA:
-            raise InvalidAttributeError(f"{name!r} cannot run a subnet manager: it is no host of this fabric")
-        config = replace(self.config, priority=max(self.config.priority - rank, 0)) if rank else self.config
-        self.managers[name] = Manager(
-            node, self.clock, config, self._store, self.seed, self._first_port(name)
-        )
+    def _make_managers(self, names: Sequence[str]) -> None:
+        """In each subnet, those that come first have priority; each subnet has a GID prefix of its own."""
+        parts = self.topology.subnets()
+        prefixes = default_prefixes(len(parts))
+        ranks = [0] * len(parts)
+        for name in names:
+            node = self.nodes.get(name)
+            if node is None or node.node.kind is not NodeKind.CA:
+                raise InvalidAttributeError(
+                    f"{name!r} cannot run a subnet manager: it is no host of this fabric"
+                )
+            at = next(i for i, part in enumerate(parts) if name in part)
+            config = replace(
+                self.config,
+                priority=max(self.config.priority - ranks[at], 0),
+                gid_prefix=self.config.gid_prefix if len(parts) == 1 else prefixes[at],
+            )
+            ranks[at] += 1
+            self.managers[name] = Manager(
+                node, self.clock, config, self._store, self.seed, self._first_port(name)
+            )
 
     def _first_port(self, name: str) -> int:
         node = self.topology.nodes[name]
@@ -250,20 +279,48 @@ class Fabric(VirtualTime):
 
     # --- packets ------------------------------------------------------------------------------------------
 
+    def _send_datagram(self, port: int, packet: bytes) -> None:
+        """Send a node's management datagram; it waits where the port's send queue is full of data."""
+        managed = packet[0] >> 4 == VL15  # what is on that lane waits for no data
+        waiting = self._datagrams.setdefault((port, managed), deque())
+        if waiting or not self.core.inject(port, packet):
+            if len(waiting) >= MOST_DATAGRAMS:
+                self.counters["drop.send_queue"] += 1
+            else:
+                waiting.append(packet)
+
+    def _room_for_datagrams(self, port: int) -> None:
+        for managed in (True, False):
+            waiting = self._datagrams.get((port, managed))
+            while waiting and self.core.inject(port, waiting[0]):
+                waiting.popleft()
+
     def _deliver(self, port: int, packet: bytes, in_port: int, handle: int) -> None:
         at = self.assembly.ids[port]
         node = self.nodes[at.node]
         if packet[0] >> 4 == VL15:
             node.interface.receive(packet, in_port)
-        elif not node.services.receive(packet, at.port) and (driver := self._drivers.get(at.node)):
+        elif node.services.receive(packet, at.port):
+            pass
+        elif isinstance(node, RouterNode):
+            node.deliver(port, packet, handle)
+            return  # the router gives the buffer back when the packet has left
+        elif driver := self._drivers.get(at.node):
             driver.arrived(port, packet)
+        if handle:
+            self.core.release(handle)
 
-    def _report(self, kind: int, port: int) -> None:
+    def _report(self, kind: int, port: int, detail: int) -> None:
         at = self.assembly.ids[port]
+        node = self.nodes[at.node]
         if kind in (LINK_UP, LINK_DOWN):
-            self.nodes[at.node].agent.link_changed(at.port, kind == LINK_UP)
-        elif kind == ROOM and (driver := self._drivers.get(at.node)):
-            driver.room(port)
+            node.agent.link_changed(at.port, kind == LINK_UP)
+        elif kind == ROOM:
+            self._room_for_datagrams(port)
+            if isinstance(node, RouterNode):
+                node.room(port, detail)
+            elif driver := self._drivers.get(at.node):
+                driver.room(port)
 
     # --- while it runs ------------------------------------------------------------------------------------
 
@@ -279,6 +336,8 @@ class Fabric(VirtualTime):
         """Switch a node off: its links go down, and what runs on it stops."""
         if name in self.managers and self.managers[name].running:
             self.managers[name].stop()
+        if isinstance(router := self.nodes[name], RouterNode):
+            router.stop()
         self.assembly.power_off(name)
 
     def power_on(self, name: str) -> None:

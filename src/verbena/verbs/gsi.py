@@ -194,11 +194,23 @@ class GeneralServices:
             gid = _source(raw) if has_gid else None
             servant(MadAddress(entry.slid, entry.src_qp, entry.sl, entry.path_bits, gid), mad)
             return
-        source = _source(raw) if has_gid else self._local_source(entry, mad)
+        source = self._global_source(entry, raw) if has_gid else self._local_source(entry, mad)
         if source is None:
             self.counters["dropped.unknown_source"] += 1
             return
         self._receive(source, mad)
+
+    def _global_source(self, entry: Any, raw: bytes) -> bytes:
+        """The GID of a global header; what comes from another subnet shows the way back there, too."""
+        source = _source(raw)
+        if self._adapter.native is not None:
+            gid = Gid(source)
+            way = AddressVector(
+                gid, sl=entry.sl, port_num=entry.port, dlid=entry.slid, src_path_bits=entry.path_bits
+            )
+            if self._adapter.native.is_global(way):
+                self._adapter.native.neighbours.learn_foreign(gid, way)
+        return source
 
     def _local_source(self, entry: Any, mad: bytes) -> bytes | None:
         """The GID behind the LID that a datagram came from; None where nobody knows it."""
