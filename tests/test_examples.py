@@ -14,7 +14,8 @@ from verbena.scenario.load import parse_fabric
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 GUIDE = ROOT / "docs" / "verbs.md"
-PAGES = {"io_node": ROOT / "docs" / "io-node.md"}  # those that have a page of their own
+# Those that have a page of their own.
+PAGES = {"io_node": ROOT / "docs" / "io-node.md", "fabric": ROOT / "docs" / "fabric.md"}
 REAL = {"two_adapters": [f"{NET}.11", f"{NET}.12"]}
 
 

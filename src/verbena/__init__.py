@@ -41,7 +41,12 @@ from verbena.errors import (
     VerbenaError,
     VerbError,
 )
+from verbena.fabric.assembly import FabricOptions
+from verbena.fabric.rates import LinkRate
+from verbena.fabric.topology import NodeKind, PortId, Topology, TopologyError
+from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.memory.access import Access
+from verbena.runtime.fabric import Fabric
 from verbena.runtime.pairs import ConnectedPair, connected_pair
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
@@ -97,17 +102,22 @@ __all__ = [
     "DeadlockError",
     "DeviceAttributes",
     "Endpoint",
+    "Fabric",
     "FabricFileError",
+    "FabricOptions",
     "FaultInjector",
     "Faults",
     "Gid",
     "InvalidAttributeError",
     "InvalidStateError",
+    "LinkRate",
     "Listener",
     "MemoryRegion",
+    "NodeKind",
     "PathMigrationState",
     "PcapTap",
     "PortAttributes",
+    "PortId",
     "PortStateError",
     "ProtectionDomain",
     "ProtocolRegistration",
@@ -122,7 +132,10 @@ __all__ = [
     "ScatterGatherEntry",
     "SendFlags",
     "SharedReceiveQueue",
+    "SubnetManagerConfig",
     "SystemLimitError",
+    "Topology",
+    "TopologyError",
     "Tracer",
     "VerbError",
     "VerbenaError",

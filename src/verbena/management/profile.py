@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
-from verbena.fabric.rates import Speed, Width
+from verbena.fabric.rates import LANE_BPS, LinkRate, Speed, Width
 from verbena.fabric.topology import Node, NodeKind, Topology
 from verbena.wire.smp_attributes import NodeInfo, PhysicalState, PortCapability, PortInfo, SwitchInfo
 
@@ -19,10 +19,9 @@ DEFAULT_CAPABILITIES = (
     | PortCapability.CLIENT_REREGISTRATION
     | PortCapability.OTHER_LOCAL_CHANGES_NOTICE
 )
-ALL_WIDTHS = sum(Width)
-BASE_SPEEDS = Speed.SDR | Speed.DDR | Speed.QDR
-EXTENDED_SPEEDS = 15
-"""PortInfo:LinkSpeedExt*: 1 FDR, 2 EDR, 4 HDR, 8 NDR."""
+FASTEST = LinkRate(Width.X12, Speed.NDR)
+EXTENDED_SPEEDS = {Speed.FDR: 1, Speed.EDR: 2, Speed.HDR: 4, Speed.NDR: 8}
+"""PortInfo:LinkSpeedExt*."""
 DEFAULT_GID_PREFIX = 0xFE80_0000_0000_0000
 LANES_OF_CODE = {1: 1, 2: 2, 3: 4, 4: 8, 5: 15}
 """PortInfo:VLCap and OperationalVLs -> number of data lanes."""
@@ -39,7 +38,7 @@ class NodeProfile:
 
     vl_cap: code of `LANES_OF_CODE`.  mtu_cap: code, 5 is 4096 bytes.  arbitration_entries: of each table of lane
     arbitration, 0 to 64.  pkeys: entries of each partition table.  guids: entries of each port's GUID table.
-    linear_cap, multicast_cap: entries of a switch's forwarding tables.
+    linear_cap, multicast_cap: entries of a switch's forwarding tables.  fastest: link that its ports can have.
     """
 
     kind: NodeKind
@@ -59,6 +58,7 @@ class NodeProfile:
     guids: int = 8
     linear_cap: int = 0xC000
     multicast_cap: int = 1024
+    fastest: LinkRate = FASTEST
 
     @property
     def is_switch(self) -> bool:
@@ -68,6 +68,10 @@ class NodeProfile:
     def port_numbers(self) -> range:
         """The ports that have a PortInfo: a switch's begin with port 0."""
         return range(0 if self.is_switch else 1, self.ports + 1)
+
+    @property
+    def _lane_bps(self) -> int:
+        return LANE_BPS[self.fastest.speed]
 
     def port_guid(self, port: int) -> int:
         return self.guid if self.is_switch else self.port_guids.get(port, self.guid + port)
@@ -126,18 +130,21 @@ class NodeProfile:
         capabilities = self.capabilities if own else 0
         if not self.is_switch:
             capabilities |= PortCapability.SL_MAPPING
+        widths = Width.X1 | self.fastest.width
+        speeds = sum(s for s in (Speed.SDR, Speed.DDR, Speed.QDR) if LANE_BPS[s] <= self._lane_bps)
+        extended = sum(code for s, code in EXTENDED_SPEEDS.items() if LANE_BPS[s] <= self._lane_bps)
         return PortInfo(
             gid_prefix=DEFAULT_GID_PREFIX if own else 0,
             capability_mask=capabilities,
             local_port_num=port,
-            link_width_enabled=ALL_WIDTHS,
-            link_width_supported=ALL_WIDTHS,
+            link_width_enabled=widths,
+            link_width_supported=widths,
             link_width_active=Width.X4,
-            link_speed_supported=BASE_SPEEDS,
+            link_speed_supported=speeds,
             link_speed_active=Speed.SDR,
-            link_speed_enabled=BASE_SPEEDS,
-            link_speed_ext_supported=EXTENDED_SPEEDS,
-            link_speed_ext_enabled=EXTENDED_SPEEDS,
+            link_speed_enabled=speeds,
+            link_speed_ext_supported=extended,
+            link_speed_ext_enabled=extended,
             port_state=4 if self.is_switch and port == 0 else 1,
             port_physical_state=PhysicalState.LINK_UP
             if self.is_switch and port == 0
@@ -170,8 +177,15 @@ def profiles(topology: Topology) -> dict[str, NodeProfile]:
         key = (node.kind, node.host)
         lowest[key] = min(lowest.get(key, node.guid), node.guid)
     return {
-        name: NodeProfile.of(
-            node, lowest[node.kind, node.host] if node.system_guid == node.guid else node.system_guid
+        name: replace(
+            NodeProfile.of(
+                node, lowest[node.kind, node.host] if node.system_guid == node.guid else node.system_guid
+            ),
+            fastest=max((link.rate for link in topology.links_of(name)), key=_by_speed, default=FASTEST),
         )
         for name, node in topology.nodes.items()
     }
+
+
+def _by_speed(rate: LinkRate) -> tuple[int, int]:
+    return LANE_BPS[rate.speed], rate.width.lanes

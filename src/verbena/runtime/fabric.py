@@ -11,12 +11,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions
+from verbena.fabric.generators import generate_from
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.profile import profiles
 from verbena.management.store import TopologyStore
@@ -152,6 +154,11 @@ class Fabric(VirtualTime):
             send,
             Random(f"{self.seed} node {name}"),
         )
+
+    @classmethod
+    def generate(cls, shape: str, **options: Any) -> Fabric:
+        """The fabric of a shape such as ``fat-tree k=4`` (see `fabric.generators`); options: as for `Fabric`."""
+        return cls(generate_from(shape), **options)
 
     # --- management ---------------------------------------------------------------------------------------
 

@@ -97,7 +97,8 @@ class LidTable:
                 f"no LID left for port {guid:#018x}: {size} wanted, all of {self._first:#x} to {self._last:#x} in use"
             )
         self.reserve(guid, lid, lmc)
-        self._next[size] = lid + size
+        if given is None:  # else the LIDs that it had are free now, and may be lower
+            self._next[size] = lid + size
         return lid
 
     def _is_free(self, guid: int, lid: int, size: int) -> bool:
