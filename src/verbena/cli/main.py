@@ -305,6 +305,33 @@ def run(
 
 
 @app.command()
+def fabric(
+    file: Annotated[
+        Path | None, typer.Argument(help="A fabric file (YAML) with fabric.", show_default=False)
+    ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            "--generate", help='Instead of FILE, a shape, such as "fat-tree k=4".', show_default=False
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where hosts join; port 0: a free one.")
+    ] = "127.0.0.1:18600",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No status lines.")] = False,
+) -> int:
+    """Run a fabric's switches, routers and subnet managers in real time.
+
+    Programs in other processes open its hosts with verbena.open_fabric_device.  Ends with Ctrl-C.
+    """
+    if (file is None) == (generate is None):
+        raise typer.BadParameter("give either FILE or --generate")
+    from verbena.cli.fabric import fabric as run_fabric
+
+    return run_fabric(None if file is None else str(file), generate=generate, listen=listen, quiet=quiet)
+
+
+@app.command()
 def dump(
     capture: Annotated[Path, typer.Argument(help="A pcap, pcapng or ERF file.", show_default=False)],
     count: Annotated[

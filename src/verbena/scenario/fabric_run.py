@@ -8,6 +8,7 @@ from pathlib import Path
 from verbena.fabric.topology import Link, PortId
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.real_fabric import RealFabric
 from verbena.scenario.fabric_topology import build_topology, port_of
 from verbena.scenario.schema import FabricFile
 from verbena.scenario.simulation import options_of
@@ -29,7 +30,7 @@ def make_fabric(fabric: FabricFile, folder: Path = Path()) -> Fabric:
     )
 
 
-def schedule_changes(net: Fabric, fabric: FabricFile) -> None:
+def schedule_changes(net: Fabric | RealFabric, fabric: FabricFile) -> None:
     """Let happen to the fabric what the file wants, counted from now."""
     model = fabric.fabric
     assert model is not None
