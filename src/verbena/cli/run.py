@@ -61,7 +61,7 @@ def run(
         started = clock.strftime("%Y%m%d-%H%M%S")
         folder = make_folder(out, f"{fabric.name}-{time}-{started}")
         wanted = fabric.capture.enabled if capture is None else capture
-        result = _run(fabric, time, input, folder, wanted, _watcher(fabric, console, quiet))
+        result = _run(file, fabric, time, input, folder, wanted, _watcher(fabric, console, quiet))
         write_report(folder, fabric, result)
     except VerbenaError as error:
         return _say(f"verbena run: {error}", EXIT_FAILED)
@@ -94,15 +94,23 @@ def _prepare(file: str, time: str, input: str | None, seed: int | None) -> Fabri
 
 
 def _run(
-    fabric: FabricFile, time: str, input: str | None, folder: Path, capture: bool, watcher: Watching
+    file: str,
+    fabric: FabricFile,
+    time: str,
+    input: str | None,
+    folder: Path,
+    capture: bool,
+    watcher: Watching,
 ) -> RunResult:
     path = folder / CAPTURE if capture else None
     with watcher:
         if time == "virtual":
             data = None if input is None else open_input(input)
-            return run_virtual(fabric, watcher, capture=path, data=data)
+            return run_virtual(fabric, watcher, capture=path, data=data, folder=Path(file).parent)
         _pure.say_once()
-        return run_real(fabric, watcher, folder=folder, capture=path, input_path=input)
+        return run_real(
+            fabric, watcher, folder=folder, capture=path, input_path=input, source=Path(file).parent
+        )
 
 
 # --- while it runs ----------------------------------------------------------------------------------------------

@@ -113,6 +113,10 @@ class FabricCore(Configuration):
             return True
         return p.lane[lane].outbox.length < p.send_queue
 
+    def lane_of(self, port, sl):
+        """The lane on which packets of a service level leave a port; -1: it has none for them."""
+        return self.lane_for(self.port_at(port), sl)
+
     def inject(self, port, packet, tag=0):
         """Send a packet from a port: its bytes from LRH to ICRC, without VCRC.  `tag` comes back at its delivery.
 

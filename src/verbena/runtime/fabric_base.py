@@ -8,7 +8,7 @@ other nodes are in other processes then.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -62,6 +62,10 @@ class FabricBase:
     are made.  flits: every flit by itself, with its bytes; False: packets in trains of flits, faster, with the same
     times where nothing goes wrong.  config: of the managers; the first of a subnet's has priority.  store: where they
     remember.  local: the nodes that are here; None: all.  outside: what carries the cables that leave.
+
+    `tap`, if it is set, is shown every packet that a node sends, LRH to ICRC, with the port it leaves by.
+
+    `tap`, if it is set, is shown every packet that a node sends, LRH to ICRC, with the port it leaves by.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class FabricBase:
         self.config = config or SubnetManagerConfig()
         if not self.config.lids:
             self.config = _with_lids(self.config, topology)
+        self.tap: Callable[[PortId, bytes], None] | None = None
         self.nodes: dict[str, FabricNode] = {}
         self.managers: dict[str, Manager] = {}
         self._store = store
@@ -103,6 +108,7 @@ class FabricBase:
     def _make_node(self, name: str) -> None:
         def send(port: int, packet: bytes) -> None:
             self._send_datagram(self.assembly.ports[PortId(name, port)], packet)
+            self._show(PortId(name, port), packet)
 
         kind = RouterNode if self.topology.nodes[name].kind is NodeKind.ROUTER else FabricNode
         self.nodes[name] = kind(
@@ -212,7 +218,12 @@ class FabricBase:
 
     def _core_ports(self, adapter: ChannelAdapter, node: FabricNode) -> CorePorts:
         numbers = range(1, node.node.ports + 1)
-        return CorePorts(adapter, self.core, {n: self.assembly.ports[PortId(node.name, n)] for n in numbers})
+        return CorePorts(
+            adapter,
+            self.core,
+            {n: self.assembly.ports[PortId(node.name, n)] for n in numbers},
+            lambda number, packet: self._show(PortId(node.name, number), packet),
+        )
 
     def _ride(
         self, node: FabricNode, adapter: ChannelAdapter, driver: FabricDriver, ports: CorePorts
@@ -239,6 +250,16 @@ class FabricBase:
         self._drivers.pop(name, None)
 
     # --- packets ------------------------------------------------------------------------------------------
+
+    def _show(self, port: PortId, packet: bytes) -> None:
+        """Show the tap a packet as it leaves a port: with its lane."""
+        if self.tap is None:
+            return
+        whole = bytearray(packet)
+        if whole[0] >> 4 != VL15:
+            lane = self.core.lane_of(self.assembly.ports[port], whole[1] >> 4)
+            whole[0] = max(lane, 0) << 4 | whole[0] & 0x0F
+        self.tap(port, bytes(whole))
 
     def _send_datagram(self, port: int, packet: bytes) -> None:
         """Send a node's management datagram; it waits where the port's send queue is full of data."""

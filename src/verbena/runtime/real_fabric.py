@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from random import Random, SystemRandom
+from typing import Self
 
 from verbena import _pure
 from verbena.adapter.attributes import DeviceAttributes
@@ -138,7 +139,7 @@ class RealFabric(FabricBase):
             self.cables.detach(list(self.cables.cables))
         self.loop.close()
 
-    def __enter__(self) -> RealFabric:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
 """A fabric file's fabric in real time: the process that has its switches, routers and subnet managers.
 
-`make_server` builds it; ``python -m verbena.scenario.fabric_real`` is what `real` starts beside the hosts' processes.  It
-talks with its parent as those do (`host`): first comes what to do, ``{"listening": [address, port]}`` goes back when
+`make_server` builds it; ``python -m verbena.scenario.fabric_real`` is what `real` starts beside the hosts' processes.
+It talks with its parent as those do (`host`): first comes what to do, ``{"listening": [address, port]}`` goes back when
 the fabric is up, then ``["start", true]`` makes the file's changes happen from now on, and at the end of the connection
 it ends.
 """
