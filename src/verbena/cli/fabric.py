@@ -26,7 +26,8 @@ def _made(file: str | None, generate: str | None, address: tuple[str, int]) -> F
 def fabric(file: str | None, *, generate: str | None, listen: str, quiet: bool) -> int:
     """Run a fabric until interrupted; returns the exit status.
 
-    file: a fabric file, or generate: a shape.  listen: where hosts join, such as ``127.0.0.1:18600``.  quiet: no status.
+    file: a fabric file, or generate: a shape.  listen: where hosts join, such as ``127.0.0.1:18600``.  quiet: say no
+    status.
     """
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
