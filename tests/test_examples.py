@@ -15,8 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 GUIDE = ROOT / "docs" / "verbs.md"
 # Those that have a page of their own.
-PAGES = {"io_node": ROOT / "docs" / "io-node.md", "fabric": ROOT / "docs" / "fabric.md"}
-REAL = {"two_adapters": [f"{NET}.11", f"{NET}.12"]}
+PAGES = {
+    "io_node": ROOT / "docs" / "io-node.md",
+    "fabric": ROOT / "docs" / "fabric.md",
+    "fabric_processes": ROOT / "docs" / "fabric-real-time.md",
+}
+REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}
 
 
 def parameters() -> list[object]:

@@ -92,6 +92,7 @@ def test_a_connection_by_name_and_the_subnet() -> None:
         assert b.line() == {"listening": 7000}
         assert a.call(host="h2", port=7000, text="hello") == "hello"
         assert b.answer() == "SUCCESS"
+        a.make(service="RC")
         with pytest.raises(RemoteError, match="NotFound"):
             a.call(host="h7", port=7000, text="hello")
 

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.errors import SystemLimitError, VerbenaError
@@ -114,6 +114,11 @@ class HostFabric:
         self._thread.join(5.0)
         self._connection.close()
 
+    def abandon(self) -> None:
+        """In the child of a fork: only the parent's end shall be the connection's end."""
+        self._ended.set()
+        self._connection.close()
+
 
 def _own_address(at: tuple[str, int]) -> tuple[str, int]:
     """The local address that leads there, with a free port."""
@@ -126,13 +131,14 @@ def _own_address(at: tuple[str, int]) -> tuple[str, int]:
         return probe.getsockname()[0], 0
 
 
-_opened: WeakSet[Context] = WeakSet()
+_opened: WeakKeyDictionary[Context, HostFabric] = WeakKeyDictionary()
 
 
 def _after_fork() -> None:
     """As for adapters on UDP: in the child of a fork they are closed."""
-    for context in list(_opened):
+    for context, joined in list(_opened.items()):
         context.abandon()
+        joined.abandon()
     _opened.clear()
 
 
@@ -176,5 +182,5 @@ def open_fabric_device(
         joined.close()
         raise
     joined.fabric.drivers[name].at_end(joined.close)
-    _opened.add(context)
+    _opened[context] = joined
     return context

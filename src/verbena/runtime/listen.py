@@ -44,9 +44,8 @@ def both_sockets(address: tuple[str, int]) -> tuple[socket.socket, socket.socket
                 address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET
             )
         except OSError as error:
-            raise SystemLimitError(
-                f"TCP {address[0]} port {address[1]} cannot be had: {error.strerror}"
-            ) from None
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise SystemLimitError(f"TCP {address[0]} port {address[1]} cannot be had: {why}") from None
         try:
             return listener, bound((address[0], listener.getsockname()[1]))
         except SystemLimitError:
