@@ -14,12 +14,14 @@ import pytest
 
 from cli.processes import read_until, start
 from real_lab import Relay, RemoteError, RemoteHost, address, hosts, pair, served, star
-from verbena import FabricServer, LinkTimes, SystemLimitError, Topology, open_fabric_device
+from verbena import FabricServer, LinkTimes, SystemLimitError, Topology, _pure, open_fabric_device
 from verbena.fabric.topology import PortId
 from verbena.runtime.link_end import HEADER, MAGIC, VERSION
 
 pytestmark = pytest.mark.loopback
-MIB = 1 << 20
+# Uncompiled, every flit of a message costs each of the three processes some tenths of a millisecond.
+HALF = 1 << 19  # of the hosts' regions: what is read goes behind it
+LARGE = 1 << 20 if _pure.compiled() else 1 << 16
 
 
 @contextmanager
@@ -51,14 +53,14 @@ def test_three_processes_two_hosts_and_a_switch(tmp_path: object) -> None:
     """RC writes, reads and atomics, UD datagrams, a connection by name: as on any other adapter."""
     with command("--generate", "star hosts=2") as (_, at), hosts("h0", "h1", at=at) as (a, b):
         ends = pair(a, b)
-        sent = a.fill(seed=1, size=MIB)
-        a.post(operation="RDMA_WRITE", size=MIB)
+        sent = a.fill(seed=1, size=LARGE)
+        a.post(operation="RDMA_WRITE", size=LARGE)
         assert a.wait() == ["SUCCESS"]
-        assert b.digest(size=MIB) == sent
-        b.fill(seed=2, size=MIB)
-        a.post(operation="RDMA_READ", size=MIB // 2)
+        assert b.digest(size=LARGE) == sent
+        b.fill(seed=2, size=LARGE)
+        a.post(operation="RDMA_READ", size=LARGE // 2)
         assert a.wait() == ["SUCCESS"]
-        assert a.digest(size=MIB // 2, at=MIB // 2) == b.digest(size=MIB // 2)
+        assert a.digest(size=LARGE // 2, at=HALF) == b.digest(size=LARGE // 2)
         before = b.value(at=0)
         a.post(operation="ATOMIC_FETCH_AND_ADD", count=5, compare_add=3)
         assert a.wait(count=5) == ["SUCCESS"] * 5
@@ -135,13 +137,13 @@ def test_what_datagrams_suffer_is_repaired_by_the_links(seed: int) -> None:
         try:
             with hosts("h1", "h2", at=relay.at) as (a, b):
                 pair(a, b, timeout=20)
-                sent = a.fill(seed=seed % 1000, size=MIB // 2)
+                sent = a.fill(seed=seed % 1000, size=LARGE // 2)
                 for _ in range(4):
-                    a.post(operation="RDMA_WRITE", size=MIB // 2)
+                    a.post(operation="RDMA_WRITE", size=LARGE // 2)
                     assert a.wait() == ["SUCCESS"]
-                a.post(operation="RDMA_READ", size=100_000)
+                a.post(operation="RDMA_READ", size=LARGE // 8)
                 assert a.wait() == ["SUCCESS"]
-                assert b.digest(size=MIB // 2) == sent
+                assert b.digest(size=LARGE // 2) == sent
                 assert a.counters()["tx.retransmitted"] == b.counters()["tx.retransmitted"] == 0
                 with server.loop.held():
                     ports = [server.core.port_counters(cable.port) for cable in server.cables.cables.values()]
@@ -156,13 +158,13 @@ def test_what_datagrams_suffer_is_repaired_by_the_links(seed: int) -> None:
 def test_the_switches_process_stands_still_for_a_while() -> None:
     with command("--generate", "star hosts=2") as (process, at), hosts("h0", "h1", at=at) as (a, b):
         pair(a, b, timeout=19)
-        sent = a.fill(seed=5, size=MIB)
-        a.post(operation="RDMA_WRITE", size=MIB, count=8)
+        sent = a.fill(seed=5, size=LARGE)
+        a.post(operation="RDMA_WRITE", size=LARGE, count=8)
         process.send_signal(signal.SIGSTOP)  # type: ignore[attr-defined]
         time.sleep(1.0)
         process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
         assert a.wait(count=8) == ["SUCCESS"] * 8
-        assert b.digest(size=MIB) == sent
+        assert b.digest(size=LARGE) == sent
         assert a.port()["state"] == b.port()["state"] == "ACTIVE"
 
 
@@ -205,15 +207,15 @@ def test_a_cable_between_switches_is_pulled_and_traffic_takes_the_other() -> Non
     topology = star(2, switches=2)
     with served(topology) as server, hosts("h1", "h2", at=address(server)) as (a, b):
         pair(a, b, timeout=16)
-        sent = a.fill(seed=8, size=MIB)
+        sent = a.fill(seed=8, size=LARGE)
         cables = [link for link in topology.links if link.a.node[0] == link.b.node[0] == "s"]
         for link in cables:
-            a.post(operation="RDMA_WRITE", size=MIB, count=4)
+            a.post(operation="RDMA_WRITE", size=LARGE, count=4)
             server.pull(link.a)
             assert a.wait(count=4) == ["SUCCESS"] * 4
             server.plug(link)
             eventually(lambda: server.settled)
-        assert b.digest(size=MIB) == sent
+        assert b.digest(size=LARGE) == sent
 
 
 def test_a_hosts_cable_is_pulled_and_plugged() -> None:
@@ -337,8 +339,8 @@ def test_hostile_datagrams_are_dropped_and_counted(seed: int) -> None:
     with served() as server, hosts("h1", "h2", at=address(server)) as (a, b):
         pair(a, b)
         tokens = [cable.end.token for cable in server.cables.cables.values()]
-        sent = a.fill(seed=9, size=MIB)
-        a.post(operation="RDMA_WRITE", size=MIB, count=4)
+        sent = a.fill(seed=9, size=LARGE)
+        a.post(operation="RDMA_WRITE", size=LARGE, count=4)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
             for _ in range(200):
                 stranger.sendto(random.randbytes(random.randrange(200)), server.address)
@@ -353,7 +355,7 @@ def test_hostile_datagrams_are_dropped_and_counted(seed: int) -> None:
                 )
                 stranger.sendto(header + random.randbytes(100), server.address)
         assert a.wait(count=4) == ["SUCCESS"] * 4
-        assert b.digest(size=MIB) == sent
+        assert b.digest(size=LARGE) == sent
         eventually(lambda: server.loop.counters["drop.rx_sender"] == 200)
         assert server.loop.counters["drop.rx_garbage"] == 200
         assert server.cables.counters()["ups"] == 2

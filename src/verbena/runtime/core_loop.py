@@ -38,7 +38,8 @@ log = logging.getLogger("verbena")
 
 LINK_UP, LINK_DOWN, ROOM, PKEY_VIOLATION, FLITS_READY = 1, 2, 3, 4, 5  # reports of a core
 BUFFER = 65_536
-AT_ONCE = 32  # datagrams that are taken before anything else happens
+AT_ONCE = 32  # datagrams that are taken before anything else happens,
+RECEIVE_NS = 10_000_000  # if that does not take longer than this
 PARK_S = 0.0002
 SPIN_NS = 50_000
 LONGEST_SLEEP_NS = 100_000_000
@@ -210,6 +211,7 @@ class CoreLoop:
     def _receive(self) -> None:
         if self.sock is None:
             return
+        end = time.monotonic_ns() + RECEIVE_NS
         for _ in range(AT_ONCE):
             try:
                 size, source = self.sock.recvfrom_into(self._buffer)
@@ -219,6 +221,8 @@ class CoreLoop:
                 self.counters["drop.rx_refused"] += 1
                 return
             self._arrived(self._view[:size], source)
+            if time.monotonic_ns() > end:
+                break
         self._more = True
 
     def _arrived(self, datagram: memoryview, source: Any) -> None:
@@ -271,7 +275,7 @@ class CoreLoop:
             elif time.monotonic_ns() - self._driven < PARK_S * 1e9:
                 time.sleep(PARK_S)
             else:
-                self.drive()
+                self._guarded(self.drive)
                 self._sleep(None, is_loop=True)
 
     def _sleep(self, deadline: int | None, *, is_loop: bool = False) -> None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
 
+from verbena import _pure
 from verbena.errors import InvalidAttributeError
 
 HEADER = struct.Struct(">4sBBHQQQ")
@@ -35,6 +36,8 @@ LARGEST_DATAGRAM = 60_000
 """Bytes of flits in a datagram."""
 UNKNOWN = 0
 MILLISECOND = 1_000_000
+REPLAY_NS = (20 if _pure.compiled() else 250) * MILLISECOND
+"""Longer than a peer takes for a full window of flits, which uncompiled is long."""
 
 
 class Kind(IntEnum):
@@ -65,7 +68,7 @@ class LinkTimes:
     keep_alive_ns: int = 250 * MILLISECOND
     silence_ns: int = 3_000 * MILLISECOND
     ack_ns: int = MILLISECOND // 2
-    replay_ns: int = 20 * MILLISECOND
+    replay_ns: int = REPLAY_NS
     ask_ns: int = 5 * MILLISECOND
 
     def __post_init__(self) -> None:
