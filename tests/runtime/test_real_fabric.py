@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +17,22 @@ import pytest
 
 from cli.processes import read_until, start
 from real_lab import Relay, RemoteError, RemoteHost, address, hosts, pair, served, star
-from verbena import FabricServer, LinkTimes, SystemLimitError, Topology, _pure, open_fabric_device
+from verbena import (
+    FabricServer,
+    LinkTimes,
+    QPType,
+    RecvRequest,
+    SystemLimitError,
+    Topology,
+    WorkRequest,
+    WROpcode,
+    _pure,
+    open_fabric_device,
+)
 from verbena.fabric.topology import PortId
 from verbena.runtime.link_end import HEADER, MAGIC, VERSION
+from verbena.runtime.pairs import connect_sides, make_side
+from verbena.verbs.queue_pair import ALL_REMOTE
 
 pytestmark = pytest.mark.loopback
 # Uncompiled, every flit of a message costs each of the three processes some tenths of a millisecond.
@@ -114,6 +130,55 @@ def test_a_host_beside_the_switch_and_one_that_leaves_and_comes_back() -> None:
                     b.close()
                 eventually(lambda: not server.joined)
             assert here.query_port().state == "ACTIVE"
+
+
+def test_descriptors_coroutines_handlers_and_threads() -> None:
+    """All ways to hear of a completion, and several threads on one adapter, while another drives it."""
+    with served() as server:
+        at = address(server)
+        with open_fabric_device("h1", at) as one, open_fabric_device("h2", at) as two:
+            handled: list[int] = []
+            (handler,) = two.set_completion_handler(lambda cq: handled.append(len(cq.poll())))
+            a, b = make_side(one, QPType.RC), make_side(two, QPType.RC)
+            connect_sides(a, b, timeout=18)
+            for i in range(64):
+                b.qp.post_recv(RecvRequest(i, [b.mr.sge(0, 64)]))
+            send = WorkRequest(1, WROpcode.SEND, [a.mr.sge(0, 64)])
+
+            b.cq.req_notify()
+            descriptor = b.cq.fileno()
+            a.qp.post_send(send)
+            assert select.select([descriptor], [], [], 30)[0]
+            assert b.cq.get_event(30)
+            assert len(b.cq.wait(30)) == 1
+
+            async def awaited() -> int:
+                a.qp.post_send(send)
+                return len(await b.cq)
+
+            assert asyncio.run(awaited()) == 1
+
+            threads = [threading.Thread(target=a.qp.post_send, args=(send,)) for _ in range(30)]
+            for thread in threads:
+                thread.start()
+            found = 0
+            while found < 30:
+                arrived = b.cq.wait(30)
+                assert arrived
+                found += len(arrived)
+            for thread in threads:
+                thread.join()
+
+            cq = two.create_cq(16, handler=handler)
+            pd = two.alloc_pd()
+            other, far = pd.create_qp(QPType.RC, cq), make_side(one, QPType.RC)
+            there, here = far.qp.endpoint, other.endpoint
+            other.connect(there)
+            far.qp.connect(here)
+            other.post_recv(RecvRequest(1, [pd.alloc_mr(64, ALL_REMOTE).sge(0, 64)]))
+            cq.req_notify()
+            far.qp.post_send(WorkRequest(1, WROpcode.SEND, [far.mr.sge(0, 64)]))
+            eventually(lambda: handled == [1])
 
 
 # --- links that carry datagrams ---------------------------------------------------------------------------------
@@ -317,8 +382,6 @@ def test_other_versions_and_garbage_are_refused() -> None:
     ],
 )
 def test_what_listens_is_no_fabric(answer: bytes, sentence: str) -> None:
-    import threading
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
