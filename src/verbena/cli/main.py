@@ -356,6 +356,24 @@ def show(
     )
 
 
+@app.command()
+def contexts(
+    nodes: Annotated[int, typer.Option("-N", "--nodes", min=2, max=64, help="Number of nodes.")] = 3,
+    processes: Annotated[
+        int, typer.Option("-M", "--processes", min=1, max=32, help="Processes on each node.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
+) -> int:
+    """Count what a full mesh takes, by reliable connections and by reliable datagrams.
+
+    Both meshes are built in virtual time; every process sends a message to every one of every other node, and the
+    adapters tell how many queue pairs and end-to-end contexts they hold.
+    """
+    from verbena.cli.contexts import contexts as count_contexts
+
+    return count_contexts(nodes, processes, seed)
+
+
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
 
