@@ -79,7 +79,6 @@ class FabricCore(Configuration):
                 self.now_ps = e.time
             self.events += 1
             self.handle(e)
-            self.free_event(e)
             if self.stop and limit - self.now_ps >= 1000:
                 limit = (self.now_ps + 999) // 1000 * 1000
             e = self.next_event(limit)
@@ -87,7 +86,7 @@ class FabricCore(Configuration):
 
     def handle(self, e):
         if e.kind == EVENT_ARRIVE:
-            self.arrive(e.port, e.packet, e.stamp)
+            self.arrive(e.port, cython.cast(cython.pointer(Packet), e.what), e.stamp)
         elif e.kind == EVENT_SENT:
             if e.stamp == e.port.epoch:
                 self.train_sent(e.port)
@@ -95,11 +94,11 @@ class FabricCore(Configuration):
             if e.stamp == e.port.epoch:
                 self.credit(e.port, e.lane, e.number)
         elif e.kind == EVENT_SOURCE:
-            self.produce(self.sources[e.number])
+            self.produce(cython.cast(cython.pointer(Source), e.what))
         elif e.kind == EVENT_TIMEOUT:
-            self.timed_out(e.queue, e.stamp)
+            self.timed_out(cython.cast(cython.pointer(Queue), e.what), e.stamp)
         elif e.kind == EVENT_WAKE:
-            self.wake(e.queue, e.stamp)
+            self.wake(cython.cast(cython.pointer(Queue), e.what), e.stamp)
         else:
             self.link_event(e)
 
@@ -252,7 +251,7 @@ class FabricCore(Configuration):
                     "xmit_bytes": line.xmit_bytes,
                     "rcv_packets": line.rcv_packets,
                     "rcv_bytes": line.rcv_bytes,
-                    "credits": line.credits,
+                    "credits": self.credits_of(p, lane),
                 }
         for name in COUNTER_NAMES[:4]:  # kept by lane
             result[name] = sum(counters[name] for counters in lanes.values())
@@ -315,6 +314,6 @@ class FabricCore(Configuration):
                     continue
                 q = self.ports[i].lane[lane].first
                 while q:
-                    result.append((q.port.index, lane, q.since_ps // 1000, i))
+                    result.append((q.port.index, lane, q.head.since_ps // 1000, i))
                     q = q.next
         return result

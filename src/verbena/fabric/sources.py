@@ -134,7 +134,7 @@ class Sources(Flits):
             if s.next_ps > self.now_ps:
                 s.scheduled = True
                 e = self.schedule(s.next_ps, EVENT_SOURCE, s.port)
-                e.number = s.index
+                e.what = s
                 return
             if s.queued >= AHEAD:
                 s.waiting = True
