@@ -305,6 +305,53 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A fabric file (YAML).", show_default=False)],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            help="A key and its values: load=0.1:0.9:0.1 or fabric.lanes=1,2,4; may be given several times.",
+            show_default=False,
+        ),
+    ],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each combination.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="The study's folder (default: runs/FILE-sweep).", show_default=False
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="A Dask scheduler, such as tcp://head:8786.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes here (default: a core each).", show_default=False),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the results as CSV, too.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only what went wrong.")] = False,
+) -> int:
+    """Run a fabric file many times, with other values and seeds, on all cores or a cluster.
+
+    What is done already is not done again: the same command goes on after an interruption.
+    """
+    from verbena.cli.sweep import sweep as run_sweep
+
+    return run_sweep(
+        str(file),
+        vary=vary,
+        seeds=seeds,
+        out=None if out is None else str(out),
+        scheduler=scheduler,
+        workers=workers,
+        csv=csv,
+        quiet=quiet,
+    )
+
+
+@app.command()
 def dump(
     capture: Annotated[Path, typer.Argument(help="A pcap, pcapng or ERF file.", show_default=False)],
     count: Annotated[

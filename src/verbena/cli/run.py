@@ -61,7 +61,7 @@ def run(
         started = clock.strftime("%Y%m%d-%H%M%S")
         folder = make_folder(out, f"{fabric.name}-{time}-{started}")
         wanted = fabric.capture.enabled if capture is None else capture
-        result = _run(fabric, time, input, folder, wanted, _watcher(fabric, console, quiet))
+        result = _run(file, fabric, time, input, folder, wanted, _watcher(fabric, console, quiet))
         write_report(folder, fabric, result)
     except VerbenaError as error:
         return _say(f"verbena run: {error}", EXIT_FAILED)
@@ -69,6 +69,10 @@ def run(
         return _say("verbena run: interrupted", EXIT_INTERRUPTED)
     _print(console, result, folder)
     return EXIT_OK if result.ok else EXIT_FAILED
+
+
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _say(sentence: str, status: int) -> int:
@@ -79,7 +83,9 @@ def _say(sentence: str, status: int) -> int:
 def _prepare(file: str, time: str, input: str | None, seed: int | None) -> FabricFile:
     if time not in ("real", "virtual"):
         raise SystemLimitError(f"--time {time}: real or virtual")
-    fabric = load_fabric(file)
+    fabric = load_fabric(file, _warn)
+    if time == "real" and fabric.fabric is not None:
+        raise SystemLimitError("--time real: a fabric runs in virtual time only; real time has the file's wire")
     if seed is not None:
         if not 0 <= seed < 1 << 64:
             raise SystemLimitError(f"--seed {seed}: from 0 to 2^64 - 1")
@@ -94,13 +100,13 @@ def _prepare(file: str, time: str, input: str | None, seed: int | None) -> Fabri
 
 
 def _run(
-    fabric: FabricFile, time: str, input: str | None, folder: Path, capture: bool, watcher: Watching
+    file: str, fabric: FabricFile, time: str, input: str | None, folder: Path, capture: bool, watcher: Watching
 ) -> RunResult:
     path = folder / CAPTURE if capture else None
     with watcher:
         if time == "virtual":
             data = None if input is None else open_input(input)
-            return run_virtual(fabric, watcher, capture=path, data=data)
+            return run_virtual(fabric, watcher, capture=path, data=data, folder=Path(file).parent)
         _pure.say_once()
         return run_real(fabric, watcher, folder=folder, capture=path, input_path=input)
 
@@ -204,6 +210,11 @@ def _print(console: Console, result: RunResult, folder: Path) -> None:
             table.add_row(name, row.what, f"{row.bytes:,}" if row.bytes else "", duration(row.ns), row.rate)
     console.print(table)
     _print_packets(console, result)
+    for sentence in result.warnings:
+        _warn(sentence)
+    for outcome in result.outcomes:
+        for sentence in outcome.facts.get("warnings", {}).values():
+            _warn(f"{outcome.name}: {sentence}")
     for outcome in result.outcomes:
         console.print(f"{'ok    ' if outcome.ok else 'FAILED'} {outcome.name}: {outcome.verdict}")
     for what, left, right in result.balance:

@@ -221,12 +221,14 @@ class Arbitration(Ledger):
         total: cython.longlong
         if o.byte_ps:
             o.free_ps = self.now_ps + octets * o.byte_ps
+            o.busy_ps += octets * o.byte_ps
             return o.free_ps
         if o.free_ps != self.now_ps:
             o.remainder = 0
         total = octets * BYTE_PS + o.remainder
         o.remainder = total % o.rate_bps
         o.free_ps = self.now_ps + total // o.rate_bps
+        o.busy_ps += o.free_ps - self.now_ps
         return o.free_ps
 
     def set_arbitration(self, port, high, low, limit_high):

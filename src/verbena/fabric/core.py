@@ -3,7 +3,8 @@
 `FabricCore` is the whole of it, without clock, socket or randomness of its own: packets and the time go in, packets
 and reports come out.  Its parts, each built on the one before: `tables` (what there is), `wheel` (events), `ledger`
 (counters, traces, latencies), `arbitration` (whose turn it is), `smi` (directed routes), `crossbar` (from input to
-output), `trains` (links, and the timing model), `flits` (links flit by flit), `sources` (load), `configuration`.
+output), `trains` (links, and the timing model), `flits` (links flit by flit), `sources` (load), `configuration`,
+`meters` (what is read of all of it at once).
 
 Time: integer nanoseconds outside, picoseconds inside.  What happens at a picosecond counts as happening at the next
 whole nanosecond: ``run(t)`` works off everything up to t x 1000 ps.
@@ -17,8 +18,8 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 from verbena.errors import InvalidAttributeError
-from verbena.fabric.configuration import Configuration
 from verbena.fabric.ledger import COUNTER_NAMES
+from verbena.fabric.meters import Meters
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import malloc
@@ -33,7 +34,7 @@ SMALLEST_PACKET = 8 + 12 + 2
 LARGEST_PACKET = 2047 * 4 + 2
 
 
-class FabricCore(Configuration):
+class FabricCore(Meters):
     """A fabric of nodes and links in virtual time.
 
     `flits`: every flit is an event, with its bytes, error checks and retransmissions; otherwise a packet is a train of

@@ -225,6 +225,7 @@ cdef struct Port:
     LinkLayer *link
     int64_t rate_bps
     int64_t free_ps  # when the last transmission ends or ended
+    int64_t busy_ps  # how long it has been sending, until free_ps
     int64_t byte_ps  # 0: no whole number
     int64_t delay_ps
     int64_t far_latency_ps  # of the peer's node
@@ -287,6 +288,13 @@ cdef struct Source:
     const uint8_t *sl
     const int64_t *time  # a trace's
     const int32_t *sizes
+    int32_t group  # whose latencies are counted together; -1: none
+    int64_t made  # packets
+    int64_t delivered
+    int64_t dropped
+    int64_t delivered_bytes
+    int64_t latency_sum
+    int64_t latency_max
 
 cdef struct Flit:
     Flit *next

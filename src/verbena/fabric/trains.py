@@ -238,6 +238,8 @@ class Trains(Crossbar):
         self.delivered += 1
         self.delivered_bytes += p.size
         self.measure(self.now_ps - p.born_ps)
+        if p.source:
+            self.measure_source(p.source, p.size, self.now_ps - p.born_ps)
         if self.trace_mask & TRACE_DELIVER:
             self.trace(TRACE_DELIVER, r, p.lane, 0, p.size, p.id, 0, self.now_ps)
         self.inside -= 1
@@ -357,6 +359,7 @@ class Trains(Crossbar):
             q = o.tx_queue
             p = q.sending
             o.busy = False
+            o.busy_ps -= o.free_ps - self.now_ps
             o.free_ps = self.now_ps
             o.tx_queue = NO_QUEUE
             self.sent(q, p)

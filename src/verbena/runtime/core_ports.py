@@ -7,6 +7,7 @@ what the engine had already made for it waits here, and leaves first when there 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from verbena.adapter.channel_adapter import ChannelAdapter
@@ -18,11 +19,21 @@ ALL_LEVELS = 0xFFFF
 
 
 class CorePorts:
-    """The ports of one adapter.  ports: the core's port for each of the adapter's port numbers."""
+    """The ports of one adapter.  ports: the core's port for each of the adapter's port numbers.
 
-    def __init__(self, adapter: ChannelAdapter, core: FabricCore, ports: dict[int, int]) -> None:
+    tap: is shown each packet that the core took, LRH to ICRC, with the number of its port.
+    """
+
+    def __init__(
+        self,
+        adapter: ChannelAdapter,
+        core: FabricCore,
+        ports: dict[int, int],
+        tap: Callable[[int, bytes], None] = lambda number, packet: None,
+    ) -> None:
         self._engine: Any = adapter.engine
         self._core = core
+        self._tap = tap
         self._ports = ports
         self._numbers = {made: number for number, made in ports.items()}
         self._buffer = bytearray(BUFFER)
@@ -46,6 +57,7 @@ class CorePorts:
         level = packet[1] >> 4
         waiting = self._waiting[number][level]
         if not waiting and self._core.inject(self._ports[number], packet):
+            self._tap(number, packet)
             return
         waiting.append(packet)
         if len(waiting) == 1:
@@ -63,7 +75,7 @@ class CorePorts:
         number = self._numbers[port]
         for waiting in self._waiting[number]:
             while waiting and self._core.inject(port, waiting[0]):
-                waiting.popleft()
+                self._tap(number, waiting.popleft())
         self._set_open(number)
 
     def deliver(self, port: int, packet: bytes, now: int) -> None:

@@ -106,6 +106,8 @@ class Fabric(VirtualTime):
     are made.  flits: every flit by itself, with its bytes; False: packets in trains of flits, faster, with the same
     times where nothing goes wrong.  managers: names of the adapters that run a subnet manager; by default the first
     host of each subnet.  config: of the managers; the first of a subnet's has priority.  store: where they remember.
+
+    `tap`, if it is set, is shown every packet that a node sends, LRH to ICRC, with the port it leaves by.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Fabric(VirtualTime):
         self.config = config or SubnetManagerConfig()
         if not self.config.lids:
             self.config = _with_lids(self.config, topology)
+        self.tap: Callable[[PortId, bytes], None] | None = None
         self.nodes: dict[str, FabricNode] = {}
         self.managers: dict[str, Manager] = {}
         self._store = store
@@ -144,6 +147,7 @@ class Fabric(VirtualTime):
     def _make_node(self, name: str) -> None:
         def send(port: int, packet: bytes) -> None:
             self._send_datagram(self.assembly.ports[PortId(name, port)], packet)
+            self._show(PortId(name, port), packet)
 
         kind = RouterNode if self.topology.nodes[name].kind is NodeKind.ROUTER else FabricNode
         self.nodes[name] = kind(
@@ -267,6 +271,7 @@ class Fabric(VirtualTime):
             adapter,
             self.core,
             {n: self.assembly.ports[PortId(name, n)] for n in range(1, node.node.ports + 1)},
+            lambda number, packet: self._show(PortId(name, number), packet),
         )
         driver = self._drivers[name] = FabricDriver(adapter, self.clock, ports)
         node.attach(adapter)
@@ -301,6 +306,16 @@ class Fabric(VirtualTime):
             waiting = self._datagrams.get((port, managed))
             while waiting and self.core.inject(port, waiting[0]):
                 waiting.popleft()
+
+    def _show(self, port: PortId, packet: bytes) -> None:
+        """Show the tap a packet as it leaves a port: with its lane."""
+        if self.tap is None:
+            return
+        whole = bytearray(packet)
+        if whole[0] >> 4 != VL15:
+            lane = self.core.lane_of(self.assembly.ports[port], whole[1] >> 4)
+            whole[0] = max(lane, 0) << 4 | whole[0] & 0x0F
+        self.tap(port, bytes(whole))
 
     def _deliver(self, port: int, packet: bytes, in_port: int, handle: int) -> None:
         at = self.assembly.ids[port]
