@@ -85,7 +85,9 @@ def _prepare(file: str, time: str, input: str | None, seed: int | None) -> Fabri
         raise SystemLimitError(f"--time {time}: real or virtual")
     fabric = load_fabric(file, _warn)
     if time == "real" and fabric.fabric is not None:
-        raise SystemLimitError("--time real: a fabric runs in virtual time only; real time has the file's wire")
+        raise SystemLimitError(
+            "--time real: a fabric runs in virtual time only; real time has the file's wire"
+        )
     if seed is not None:
         if not 0 <= seed < 1 << 64:
             raise SystemLimitError(f"--seed {seed}: from 0 to 2^64 - 1")
@@ -100,7 +102,13 @@ def _prepare(file: str, time: str, input: str | None, seed: int | None) -> Fabri
 
 
 def _run(
-    file: str, fabric: FabricFile, time: str, input: str | None, folder: Path, capture: bool, watcher: Watching
+    file: str,
+    fabric: FabricFile,
+    time: str,
+    input: str | None,
+    folder: Path,
+    capture: bool,
+    watcher: Watching,
 ) -> RunResult:
     path = folder / CAPTURE if capture else None
     with watcher:

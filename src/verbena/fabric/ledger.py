@@ -181,7 +181,8 @@ class Ledger(Wheel):
             return
         if cython.compiled:
             grown = cython.cast(
-                cython.pointer(uint64_t), realloc(self.group_bins, (group + 1) * BINS * cython.sizeof(uint64_t))
+                cython.pointer(uint64_t),
+                realloc(self.group_bins, (group + 1) * BINS * cython.sizeof(uint64_t)),
             )
             if not grown:
                 raise MemoryError
@@ -239,7 +240,6 @@ class Ledger(Wheel):
 
     def group_histogram(self, group):
         """Latencies of a group of sources: [(from, below, count)] in ps, as in `latency_histogram`."""
-        b: cython.int
         first: cython.int = group * BINS
         if not 0 <= group < self.group_count:
             return []

@@ -32,7 +32,6 @@ class Meters(Configuration):
 
     def counter_of_all(self, name):
         """One counter of all ports, by the ports' indices: array of 64-bit integers."""
-        i: cython.int
         at: cython.int
         if name not in COUNTER_NAMES:
             raise InvalidAttributeError(f"a port has no counter {name!r}")

@@ -230,7 +230,9 @@ class Sources(Flits):
 
     def _join_group(self, s, group):
         if not -1 <= group < MOST_GROUPS:
-            raise InvalidAttributeError(f"a group of sources is {group}; it must be from 0 to {MOST_GROUPS - 1}")
+            raise InvalidAttributeError(
+                f"a group of sources is {group}; it must be from 0 to {MOST_GROUPS - 1}"
+            )
         self._use_group(group)
         s.group = group
 

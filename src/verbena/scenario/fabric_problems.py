@@ -1,4 +1,4 @@
-"""What a topology that can be built makes impossible: names, ports, traffic that do not fit it.  Where, and a sentence."""
+"""What a topology that can be built makes impossible: names, ports, traffic that do not fit.  Where, and a sentence."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def _settings(model: FabricModel, hosts: set[str]) -> Found:
                     ("fabric", "arbitration", table, i),
                     f"there is no lane {lane}: lanes are 0 to {model.lanes - 1}",
                 )
-    served = {
-        lane for lane, weight in (*model.arbitration.high, *model.arbitration.low) if weight
-    }
+    served = {lane for lane, weight in (*model.arbitration.high, *model.arbitration.low) if weight}
     if missing := set(range(model.lanes)) - served:
         yield (
             ("fabric", "arbitration"),

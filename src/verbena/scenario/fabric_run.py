@@ -61,9 +61,7 @@ def routing_warnings(net: Fabric) -> list[str]:
             continue
         found += routing.warnings
         if cycle := find_cycle(routing.graph, routing):
-            named = [
-                Channel(names[c.switch], c.port, names[c.peer], c.peer_port, c.lane) for c in cycle
-            ]
+            named = [Channel(names[c.switch], c.port, names[c.peer], c.peer_port, c.lane) for c in cycle]
             found.append(cycle_warning(named))
     return found
 

@@ -99,8 +99,8 @@ Weights = Annotated[
 class Arbitration(Strict):
     """Whose turn it is at every port (IBA vol. 1, 7.6.9): two tables of [lane, weight in units of 64 bytes].
 
-    The high table goes first; limit: units of 4 KiB that it may send before the low table gets a packet in between, 0: a
-    packet, 255: no limit.
+    The high table goes first; limit: units of 4 KiB that it may send before the low table has a turn; 0: a packet, 255:
+    no limit.
     """
 
     high: Weights = ()

@@ -131,7 +131,9 @@ def _number(topology: Topology, model: FabricModel) -> None:
         if port.node not in topology.nodes:
             raise PlaceError(where, f"there is no node {port.node}")
         if port not in part:
-            hint = "a switch has its own at port 0" if _is_switch(topology, port.node) else "no cable is there"
+            hint = (
+                "a switch has its own at port 0" if _is_switch(topology, port.node) else "no cable is there"
+            )
             raise PlaceError(where, f"{port} has no LID: {hint}")
         owner = owners.setdefault((part[port], lid), port)
         if owner != port:

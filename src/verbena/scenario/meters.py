@@ -50,6 +50,11 @@ class Reading:
             list(found["latency_max_ps"]),
         )
 
+    @classmethod
+    def zero(cls, senders: Sequence[Sender]) -> Reading:
+        """Before anything was due."""
+        return cls(*([0] * len(senders) for _ in range(7)))
+
     @property
     def payload(self) -> int:
         return sum(self.payloads)
@@ -64,8 +69,8 @@ def percentiles(bins: Bins, least: float, most: float) -> dict[float, float]:
         before, wanted = 0, share * total
         for low, high, count in bins:
             if before + count >= wanted:
-                low, high = max(low, least), min(high, most)
-                found[share] = round((low + (high - low) * (wanted - before) / count) / 1000, 3)
+                first, last = max(low, least), min(high, most)
+                found[share] = round((first + (last - first) * (wanted - before) / count) / 1000, 3)
                 break
             before += count
     return found

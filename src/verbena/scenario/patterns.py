@@ -128,7 +128,7 @@ def _others(names: Sequence[str], name: str) -> bool:
 
 
 def _but(names: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The others; of many, the same tuple for every source, which the core keeps once: it passes over a port's own LID."""
+    """The others; of many, the same tuple for every source: the core keeps it once, and skips a port's own LID."""
     return names if len(names) > SHARED else _without(names, name)
 
 

@@ -118,9 +118,7 @@ class Simulation:
             if port.node in self._ports:
                 self.core.set_sl2vl(number, table)
             if (turns := model.arbitration) is not None:
-                self.core.set_arbitration(
-                    number, high=turns.high, low=turns.low, limit_high=turns.limit
-                )
+                self.core.set_arbitration(number, high=turns.high, low=turns.low, limit_high=turns.limit)
 
     def _level(self, flow: Flow, source: str, destination: str) -> int:
         return self.routing.sl(self._lid[source], self._lid[destination]) if self._layered else flow.level
@@ -152,7 +150,9 @@ class Simulation:
                 group=number,
             )
         except InvalidAttributeError as error:
-            raise VerbenaError(f"workload {self.spec.name}, {flow.pattern} at load {flow.load:g}: {error}") from None
+            raise VerbenaError(
+                f"workload {self.spec.name}, {flow.pattern} at load {flow.load:g}: {error}"
+            ) from None
         self.senders.append(Sender(number, stream.source, flow.bytes, link_bytes(flow.bytes)))
 
     def _add_trace(self, number: int, flow: Flow, folder: Path) -> None:
@@ -178,7 +178,7 @@ class Simulation:
         started = time.monotonic()
         self._advance(warm)
         core.clear_statistics()
-        before = Reading.of(core, self.senders)
+        before = Reading.of(core, self.senders) if warm else Reading.zero(self.senders)
         links = LinkUse(self.assembly, self._ports)
         samples: list[Sample] = []
         circle: list[tuple[int, int, int]] = []

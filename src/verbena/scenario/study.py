@@ -129,7 +129,9 @@ def varied(text: str, path: str, point: Point) -> FabricFile:
     data = parse_data(text, path)
     for key, value in point.values:
         if not _set(data, key, value):
-            raise FabricFileError(f"--vary {key}: {path} has no such key; a dotted one is set even if it is not there")
+            raise FabricFileError(
+                f"--vary {key}: {path} has no such key; a dotted one is set even if it is not there"
+            )
     data["seed"] = point.seed
     changed = yaml.safe_dump(data, sort_keys=False)
     try:

@@ -43,7 +43,9 @@ def draw_study(records: Sequence[dict[str, Any]], keys: Sequence[str], path: Pat
     return True
 
 
-def _panel(axes: Any, records: Sequence[dict[str, Any]], keys: Sequence[str], name: str, factor: float) -> None:
+def _panel(
+    axes: Any, records: Sequence[dict[str, Any]], keys: Sequence[str], name: str, factor: float
+) -> None:
     curves = curves_of(records, keys, name, factor)
     for label, curve in list(curves.items())[:MOST_CURVES]:
         xs = list(curve) if any(isinstance(x, str) for x in curve) else sorted(curve)

@@ -78,7 +78,9 @@ def _traffic(fabric: FabricFile, watcher: Watcher, folder: Path) -> tuple[dict[i
             assert fabric.fabric is not None
             watcher.started(number, spec.name)
             topology = build_topology(fabric, folder)
-            found[number], lines = simulate(topology, fabric.fabric, spec, fabric.seed, watcher, number, folder)
+            found[number], lines = simulate(
+                topology, fabric.fabric, spec, fabric.seed, watcher, number, folder
+            )
             balance += lines
             watcher.finished(number)
     return found, balance
