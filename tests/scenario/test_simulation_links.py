@@ -21,8 +21,7 @@ def test_latency_of_an_empty_path(payload: int, cut_through: bool) -> None:
     """As in `fabric.trains`: three switches, four cables, to the nanosecond."""
     link = "link: {rate: 4xEDR, delay_ns: 70}, switch_latency_ns: 130, lanes: 1"
     fabric = (
-        "{generate: line, parameters: {switches: 3}, "
-        f"cut_through: {str(cut_through).lower()}, {link}}}"
+        f"{{generate: line, parameters: {{switches: 3}}, cut_through: {str(cut_through).lower()}, {link}}}"
     )
     flow = f"{{pattern: pairs, sources: [h0], destinations: [h2], load: 0.01, process: periodic, bytes: {payload}}}"
     found = run(fabric, f"duration_us: 100, flows: [{flow}]")
@@ -60,7 +59,11 @@ def test_throughput_under_limited_credits(packets: int) -> None:
     size, delay = 4122, 2000
     blocks = -(-size // 64)
     fabric = star(
-        2, buffer_bytes=max(packets * blocks * 64, 4224), link=f"{{delay_ns: {delay}}}", switch_latency_ns=0, lanes=1
+        2,
+        buffer_bytes=max(packets * blocks * 64, 4224),
+        link=f"{{delay_ns: {delay}}}",
+        switch_latency_ns=0,
+        lanes=1,
     )
     flow = "{pattern: pairs, sources: [h0], destinations: [h1], load: 1.5, process: periodic}"
     found = run(fabric, f"duration_us: 400, warmup_us: 100, flows: [{flow}]")
@@ -77,7 +80,9 @@ def test_queueing_at_one_output(load: float) -> None:
     """M/D/1: many Poisson sources with one packet size share an output; they wait rho / (2 (1 - rho)) services."""
     sources = 24
     names = ", ".join(f"h{i}" for i in range(1, sources + 1))
-    fabric = star(sources + 1, buffer_bytes="256 KiB", lanes=1, link="{rate: 4xEDR, delay_ns: 0}", switch_latency_ns=0)
+    fabric = star(
+        sources + 1, buffer_bytes="256 KiB", lanes=1, link="{rate: 4xEDR, delay_ns: 0}", switch_latency_ns=0
+    )
     flow = f"{{pattern: incast, sources: [{names}], destinations: [h0], load: {load / sources}, bytes: 230}}"
     found = run(fabric, f"duration_us: {3000 * DAY}, warmup_us: 100, samples: 1, flows: [{flow}]")
     service = wire(230) * 8 / 100
@@ -102,7 +107,10 @@ def test_saturation_of_a_switch(voq: str, low: float, high: float) -> None:
 def test_samples_add_up_where_packets_straddle_their_borders() -> None:
     """A link that never rests is busy for all of every sample, however short: a sixth of a packet here."""
     flow = "{pattern: pairs, sources: [h0], destinations: [h1], load: 1, process: periodic}"
-    made = simulation(star(2, lanes=1, link="{delay_ns: 0}", switch_latency_ns=0), f"duration_us: 20, warmup_us: 5, samples: 250, flows: [{flow}]")
+    made = simulation(
+        star(2, lanes=1, link="{delay_ns: 0}", switch_latency_ns=0),
+        f"duration_us: 20, warmup_us: 5, samples: 250, flows: [{flow}]",
+    )
     found = made.run()
     assert len(found.samples) == 250
     assert {round(sample.use_max, 9) for sample in found.samples} == {1.0}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,13 +129,14 @@ def _cluster(distributed: Any, scheduler: str | None, workers: int | None) -> It
     cluster = None
     try:
         if scheduler is None:
-            cluster = distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
+            with _uninterrupted():
+                cluster = distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
         client = distributed.Client(cluster or scheduler, timeout=WAIT_S)
     except (OSError, TimeoutError, ValueError) as error:
         where = "on this machine" if scheduler is None else f"at {scheduler}"
@@ -144,6 +147,19 @@ def _cluster(distributed: Any, scheduler: str | None, workers: int | None) -> It
         client.close()
         if cluster is not None:
             cluster.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that are started meanwhile are not interrupted from the keyboard: they end when this one says so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(study: Study, distributed: Any, client: Any, left: list[Point]) -> None:

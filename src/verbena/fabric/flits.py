@@ -394,6 +394,8 @@ class Flits(Retry):
                 f = f.next
         self.forget_flits(o)
         k.active = 0
+        if o.free_ps > self.now_ps:
+            o.busy_ps -= o.free_ps - self.now_ps
         o.free_ps = self.now_ps
         q = o.tx_queue
         o.tx_queue = NO_QUEUE

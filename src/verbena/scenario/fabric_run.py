@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from verbena.fabric.addressing import given_lids
 from verbena.fabric.routing import Channel, find_cycle
 from verbena.fabric.topology import Link, PortId
 from verbena.management.subnet_manager.config import SubnetManagerConfig
@@ -22,29 +21,23 @@ def make_fabric(fabric: FabricFile, folder: Path = Path()) -> Fabric:
     """The fabric of a file, not yet brought up.  Raises `VerbenaError`."""
     model = fabric.fabric
     assert model is not None
-    topology = build_topology(fabric, folder)
-    lids = {
-        topology.nodes[port.node].port_guid(port.port): base
-        for port, (base, _) in given_lids(topology).items()
-    }
     return Fabric(
-        topology,
+        build_topology(fabric, folder),
         seed=fabric.seed,
         options=options_of(model),
         flits=model.flits,
         managers=model.managers,
-        config=_config(model, lids),
+        config=_config(model),
     )
 
 
-def _config(model: FabricModel, lids: dict[int, int]) -> SubnetManagerConfig:
+def _config(model: FabricModel) -> SubnetManagerConfig:
     turns = model.arbitration
     if turns is None:
-        return SubnetManagerConfig(engine=model.routing, lanes=model.lanes, lids=lids)
+        return SubnetManagerConfig(engine=model.routing, lanes=model.lanes)
     return SubnetManagerConfig(
         engine=model.routing,
         lanes=model.lanes,
-        lids=lids,
         arbitration_high=turns.high,
         arbitration_low=turns.low,
         high_limit=turns.limit,
