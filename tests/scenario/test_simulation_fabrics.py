@@ -15,6 +15,7 @@ from scenario.scales import run, simulation, wire
 from verbena import _pure
 
 PLAIN = bool(_pure.plain_modules())
+LONG = 1 if PLAIN else 4  # uncompiled, shorter runs do
 
 
 @pytest.mark.parametrize("by", [1, 4, 5])
@@ -85,11 +86,11 @@ def test_heavy_incast_is_no_deadlock() -> None:
     flows = "{pattern: incast, destinations: [h0], load: 1}, {pattern: uniform, load: 0.3}"
     found = run(
         "{generate: fat-tree, parameters: {k: 4}, lanes: 1, buffer_bytes: 8 KiB}",
-        f"duration_us: 400, samples: 40, flows: [{flows}]",
+        f"duration_us: 200, samples: 40, flows: [{flows}]",
     )
     assert not found.deadlock
     assert not found.drops
-    assert found.latency_max > 100_000
+    assert found.latency_max > 50_000
 
 
 @pytest.mark.requirement("LNK-19")
@@ -99,7 +100,7 @@ def test_incast_loses_nothing_and_slows_the_senders() -> None:
     flow = f"{{pattern: incast, sources: [{names}], destinations: [h0], load: 1}}"
     found = run(
         "{generate: star, parameters: {hosts: 9}, lanes: 1, buffer_bytes: 16 KiB}",
-        f"duration_us: 1000, warmup_us: 100, flows: [{flow}]",
+        f"duration_us: {250 * LONG}, warmup_us: 50, flows: [{flow}]",
     )
     assert not found.drops
     assert "buffer_overrun" not in found.counters
@@ -123,15 +124,19 @@ def victim(lanes: int, level: int) -> tuple[float, float]:
     flow = (
         f"{{name: victim, pattern: pairs, sources: [h0.4], destinations: [h1.1], load: 0.1, level: {level}}}"
     )
-    found = run(VICTIM.format(lanes=lanes), f"duration_us: 400, warmup_us: 100, flows: [{CROWD}, {flow}]")
+    found = run(
+        VICTIM.format(lanes=lanes), f"duration_us: {150 * LONG}, warmup_us: 50, flows: [{CROWD}, {flow}]"
+    )
     assert not found.drops
     return found.flows[1].throughput_gbps, found.flows[1].latency_mean
 
 
 @pytest.mark.requirement("LNK-17")
 def test_a_victim_is_freed_by_a_lane_of_its_own() -> None:
-    """The crowd's receiver is slower than the crowd: its packets fill the buffers of their lane back to the senders.  On
-    the same lane the victim stands behind them; on another it passes."""
+    """The crowd's receiver is slower than the crowd: its packets fill the buffers of their lane back to the senders.
+
+    On the same lane the victim stands behind them; on another it passes.
+    """
     alone = 10 * 4096 / wire(4096)
     slow, waiting = victim(1, 0)
     free, passing = victim(2, 1)
@@ -152,11 +157,11 @@ def test_a_priority_class_has_bounded_latency() -> None:
         "{name: voice, pattern: pairs, sources: [h5], destinations: [h0], load: 0.02, bytes: 256, "
         "process: periodic, level: 1}"
     )
-    traffic = f"duration_us: 600, warmup_us: 100, flows: [{others}, {voice}]"
+    traffic = f"duration_us: {200 * LONG}, warmup_us: 50, flows: [{others}, {voice}]"
     found = run(fabric, traffic)
     packet_ns = wire(4096) * 8 / 100
     empty_ns = 2 * 100 + (92 + wire(256)) * 8 / 100 + 100
-    assert found.flows[1].delivered > 80
+    assert found.flows[1].delivered > 30
     assert found.flows[1].latency_max <= empty_ns + packet_ns + 1
     assert found.flows[0].latency_mean > 10 * packet_ns
     equal = run(fabric.replace("high: [[1, 4]], low: [[0, 255]]", "low: [[0, 255], [1, 1]]"), traffic)
@@ -184,7 +189,8 @@ def test_a_parking_lot_is_unfair() -> None:
     names = "h0, h1, h2, h3"
     found = run(
         "{generate: line, parameters: {switches: 5}, lanes: 1, buffer_bytes: 16 KiB}",
-        f"duration_us: 1500, warmup_us: 500, flows: [{{pattern: incast, sources: [{names}], destinations: [h4], load: 1}}]",
+        f"duration_us: {400 * LONG}, warmup_us: 100, "
+        f"flows: [{{pattern: incast, sources: [{names}], destinations: [h4], load: 1}}]",
     )
     (flow,) = found.flows
     assert flow.largest_gbps / flow.smallest_gbps == pytest.approx(4, rel=0.15)  # 1/2, 1/4, 1/8, 1/8

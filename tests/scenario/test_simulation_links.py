@@ -7,7 +7,7 @@ import pytest
 from scenario.scales import run, simulation, wire
 from verbena import _pure
 
-DAY = 1 if _pure.plain_modules() else 4  # uncompiled, shorter runs do
+DAY = 1 if _pure.plain_modules() else 8  # uncompiled, shorter runs do
 
 
 def star(hosts: int, **keys: object) -> str:
@@ -84,7 +84,7 @@ def test_queueing_at_one_output(load: float) -> None:
         sources + 1, buffer_bytes="256 KiB", lanes=1, link="{rate: 4xEDR, delay_ns: 0}", switch_latency_ns=0
     )
     flow = f"{{pattern: incast, sources: [{names}], destinations: [h0], load: {load / sources}, bytes: 230}}"
-    found = run(fabric, f"duration_us: {3000 * DAY}, warmup_us: 100, samples: 1, flows: [{flow}]")
+    found = run(fabric, f"duration_us: {900 * DAY}, warmup_us: 100, samples: 1, flows: [{flow}]")
     service = wire(230) * 8 / 100
     waited = found.latency_mean - found.latency_min
     # The sources' own queues are almost empty, each has a 24th of the load: together a little more than one queue.
@@ -98,7 +98,7 @@ def test_saturation_of_a_switch(voq: str, low: float, high: float) -> None:
     ports and fixed sizes (0.618 for 8 ports, 0.604 for 16); with a queue for each output nothing is lost to others."""
     fabric = star(16, voq=voq, lanes=1, buffer_bytes="64 KiB", link="{delay_ns: 10}", switch_latency_ns=10)
     flow = "{pattern: uniform, load: 1, bytes: 1024}"
-    found = run(fabric, f"duration_us: {120 * DAY}, warmup_us: 40, samples: 4, flows: [{flow}]")
+    found = run(fabric, f"duration_us: {100 * DAY}, warmup_us: 40, samples: 4, flows: [{flow}]")
     assert low < found.accepted_load < high
     assert found.waiting > 0
     assert not found.drops
