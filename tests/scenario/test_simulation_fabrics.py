@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from scenario.fabrics import EXAMPLES
 from scenario.scales import run, simulation, wire
 from verbena import _pure
+from verbena.scenario.fabric_schema import Traffic
+from verbena.scenario.fabric_topology import build_topology
+from verbena.scenario.load import load_fabric
+from verbena.scenario.simulation import Simulation
 
 PLAIN = bool(_pure.plain_modules())
 LONG = 1 if PLAIN else 4  # uncompiled, shorter runs do
@@ -112,38 +117,34 @@ def test_incast_loses_nothing_and_slows_the_senders() -> None:
     assert flow_found.fairness == pytest.approx(1, abs=1e-3)
 
 
-VICTIM = """
-  {{generate: line, parameters: {{switches: 2, hosts: 5}}, lanes: {lanes}, buffer_bytes: 8 KiB,
-   routing: minhop, link: {{rate: 4xEDR, delay_ns: 50}}}}
-"""
-CROWD = "{name: crowd, pattern: incast, sources: [h0.0, h0.1, h0.2, h0.3], destinations: [h1.0], load: 1}"
-
-
-def victim(lanes: int, level: int) -> tuple[float, float]:
-    """Throughput and 99 % latency of h0.4 -> h1.1, through a link that a crowd fills on its way to h1.0."""
-    flow = (
-        f"{{name: victim, pattern: pairs, sources: [h0.4], destinations: [h1.1], load: 0.1, level: {level}}}"
-    )
-    found = run(
-        VICTIM.format(lanes=lanes), f"duration_us: {150 * LONG}, warmup_us: 50, flows: [{CROWD}, {flow}]"
-    )
-    assert not found.drops
-    return found.flows[1].throughput_gbps, found.flows[1].latency_mean
+def victims() -> list[tuple[float, float, float]]:
+    """Of both workloads of the example: the crowd's throughput, the victim's, and its mean latency."""
+    file = load_fabric(str(EXAMPLES / "fabric-victim.yaml"))
+    assert file.fabric is not None
+    found = []
+    for spec in file.workloads:
+        assert isinstance(spec, Traffic)
+        measured = Simulation(build_topology(file), file.fabric, spec, file.seed).run()
+        assert not measured.drops
+        crowd, one = measured.flows
+        found.append((crowd.throughput_gbps, one.throughput_gbps, one.latency_mean))
+    return found
 
 
 @pytest.mark.requirement("LNK-17")
 def test_a_victim_is_freed_by_a_lane_of_its_own() -> None:
-    """The crowd's receiver is slower than the crowd: its packets fill the buffers of their lane back to the senders.
+    """The crowd's packets, for a receiver that takes a quarter of them, fill the buffer behind the link they share.
 
-    On the same lane the victim stands behind them; on another it passes.
+    On the same lane the victim stands behind them, though its own way is free; on another it passes.
     """
-    alone = 10 * 4096 / wire(4096)
-    slow, waiting = victim(1, 0)
-    free, passing = victim(2, 1)
-    assert free == pytest.approx(alone, rel=0.15)
-    assert passing < 2500
-    assert waiting > 4 * passing
-    assert slow <= alone * 1.05
+    (crowd, slow, waiting), (same_crowd, free, passing) = victims()
+    rate = 100 * 4096 / wire(4096)
+    assert crowd < 0.9 * rate  # it stands behind the victim's packets, too
+    assert same_crowd == pytest.approx(rate, rel=0.02)
+    assert free == pytest.approx(0.4 * rate, rel=0.15)
+    assert passing < 3000
+    assert slow < 0.8 * free
+    assert waiting > 10 * passing
 
 
 def test_a_priority_class_has_bounded_latency() -> None:

@@ -141,8 +141,8 @@ def _verdict(found: Measured) -> str:
         reasons = ", ".join(f"{name} {count:,}" for name, count in found.drops.items())
         return f"{sum(found.drops.values()):,} packets were dropped: {reasons}"
     left = found.waiting + found.inside
-    end = f", {left:,} still on their way or waiting to be sent" if left else ""
-    return f"{found.delivered:,} of {found.offered:,} packets delivered, none dropped{end}"
+    end = f"; at the end {left:,} on their way or not yet sent" if left else ""
+    return f"{found.offered:,} packets offered, {found.delivered:,} delivered, none dropped{end}"
 
 
 def _facts(found: Measured) -> dict[str, Any]:
