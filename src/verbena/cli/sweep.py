@@ -33,7 +33,12 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
 SHOWN = 40
 AHEAD = 4  # runs that are given to the cluster before one has ended, for each of its threads
 WAIT_S = 10
-NUMBERS = ("throughput_gbps", "accepted_load", "latency_mean_ns", "latency_p99_ns")
+NUMBERS = {  # what the table shows: column, heading, factor, form
+    "throughput_gbps": ("Gb/s", 1.0, ",.0f"),
+    "accepted_load": ("accepted", 1.0, ".3f"),
+    "latency_mean_ns": ("mean, us", 1e-3, ",.2f"),
+    "latency_p99_ns": ("99 %, us", 1e-3, ",.2f"),
+}
 
 
 @dataclass
@@ -239,7 +244,7 @@ def _print(console: Console, records: list[dict[str, Any]], keys: list[str]) -> 
     for record in records:
         groups.setdefault((record["workload"], *(record[key] for key in keys)), []).append(record)
     present = [name for name in NUMBERS if any(name in record for record in records)]
-    table = Table("workload", *keys, "runs", *present)
+    table = Table("workload", *keys, "runs", *(NUMBERS[name][0] for name in present))
     for column in table.columns[1:]:
         column.justify = "right"
     for at, (values, members) in enumerate(groups.items()):
@@ -253,4 +258,5 @@ def _print(console: Console, records: list[dict[str, Any]], keys: list[str]) -> 
 
 def _mean(members: list[dict[str, Any]], name: str) -> str:
     numbers = [member[name] for member in members if member.get(name) is not None]
-    return f"{sum(numbers) / len(numbers):,.3f}" if numbers else "-"
+    _, factor, form = NUMBERS[name]
+    return f"{factor * sum(numbers) / len(numbers):{form}}" if numbers else "-"

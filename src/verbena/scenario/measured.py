@@ -70,7 +70,7 @@ class Measured:
     """What a simulation found, from the end of its warm-up on.  Times in nanoseconds.
 
     offered: packets that were due.  waiting: packets that at the end are due and not yet sent; inside: on their way.
-    offered_load, accepted_load: share of what the hosts' links carry.  percentiles: latencies by share.
+    offered_load, accepted_load: share of what the hosts' links carry.  latency: bins (from, to, packets).  percentiles: latencies by share.
     """
 
     hosts: int
@@ -84,7 +84,7 @@ class Measured:
     wall_s: float
     offered_load: float
     accepted_load: float
-    latency: list[tuple[float, int]]
+    latency: list[tuple[float, float, int]]
     latency_mean: float
     latency_min: float
     latency_max: float
@@ -126,7 +126,7 @@ def outcome_of(spec: Traffic, found: Measured) -> Outcome:
         Row("latency, largest", 0, round(found.latency_max), ""),
     ]
     samples: dict[str, list[Any]] = {
-        "latency": [list(pair) for pair in found.latency],
+        "latency": [list(each) for each in found.latency],
         "time": [[s.ns, s.delivered, s.use_mean, s.use_max, s.lanes] for s in found.samples],
     }
     ok = not found.deadlock and not found.drops

@@ -101,9 +101,16 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
     lines += _table(
         ("workload", "what", "bytes", "time", "rate", "verdict"),
         (
-            (outcome.name, row.what, f"{row.bytes:,}", duration(row.ns), row.rate, outcome.verdict)
+            (
+                outcome.name,
+                row.what,
+                f"{row.bytes:,}" if row.bytes or not at else "",
+                duration(row.ns),
+                row.rate,
+                "" if at else outcome.verdict,
+            )
             for outcome in result.outcomes
-            for row in outcome.rows
+            for at, row in enumerate(outcome.rows)
         ),
     )
     for outcome in result.outcomes:

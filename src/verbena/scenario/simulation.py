@@ -236,7 +236,7 @@ class Simulation:
             wall_s=wall,
             offered_load=offered_bits * 1e9 / span / capacity,
             accepted_load=links.into_hosts(),
-            latency=[(upper / 1000, number) for _, upper, number in found["bins"]],
+            latency=[(low / 1000, high / 1000, number) for low, high, number in found["bins"]],
             latency_mean=found["sum_ps"] / count / 1000 if count else 0.0,
             latency_min=found["min_ps"] / 1000,
             latency_max=found["max_ps"] / 1000,
