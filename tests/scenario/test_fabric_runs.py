@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scenario.fabrics import EXAMPLES
 from verbena import InvalidAttributeError, QPType, RecvRequest, WorkRequest, WROpcode
 from verbena.cli.run import run
 from verbena.runtime.pairs import connect_sides, make_side
@@ -136,6 +137,12 @@ workloads:
     )
     assert "warning: round: this routing can deadlock" in output.err
     assert report["ok"] is False
+
+
+@pytest.mark.parametrize("name", ["fabric-cable", "fabric-figure-1", "fabric-fat-tree"])
+def test_the_examples_run(name: str, tmp_path: Path, capsys: Output) -> None:
+    assert run(str(EXAMPLES / f"{name}.yaml"), out=str(tmp_path / "out"), capture=False) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_real_time_has_no_fabric_yet(tmp_path: Path, capsys: Output) -> None:

@@ -70,7 +70,8 @@ class Measured:
     """What a simulation found, from the end of its warm-up on.  Times in nanoseconds.
 
     offered: packets that were due.  waiting: packets that at the end are due and not yet sent; inside: on their way.
-    offered_load, accepted_load: share of what the hosts' links carry.  latency: bins (from, to, packets).  percentiles: latencies by share.
+    offered_load, accepted_load: share of what the hosts' links carry.
+    latency: bins (from, to, packets).  percentiles: latencies by share.
     """
 
     hosts: int
