@@ -46,6 +46,7 @@ class FabricCore(Meters):
         super().__init__(bool(flits), seed)
         self._held = {}
         self._next_handle = 0
+        self.tap_first = self.tap_last = NO_PACKET
 
     # --- time -----------------------------------------------------------------------------------------------
 
@@ -317,4 +318,27 @@ class FabricCore(Meters):
                 while q:
                     result.append((q.port.index, lane, q.head.since_ps // 1000, i))
                     q = q.next
+        return result
+
+    # --- taps -----------------------------------------------------------------------------------------------
+
+    def tap(self, port, on):
+        """From now on, keep a copy of every packet that passes a port, out or in, for `take_taps`."""
+        self.port_at(port).tapped = bool(on)
+
+    def take_taps(self):
+        """What has passed the tapped ports since the last call: [(time_ns, port, outbound, packet)].
+
+        `packet` is bytes, LRH to VCRC, as on the cable; the time is that of its last byte.  Packets that a port refused,
+        that were cut off, and phantoms of train mode, which have no bytes, are not there.
+        """
+        result = []
+        p = self.tap_first
+        while p:
+            following = p.next
+            packet = p.data[: p.size] if cython.compiled else bytes(p.data)
+            result.append(((p.tail_ps + 999) // 1000, p.received, bool(p.in_port), packet))
+            self.release_packet(p)
+            p = following
+        self.tap_first = self.tap_last = NO_PACKET
         return result

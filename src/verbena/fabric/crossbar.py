@@ -431,3 +431,21 @@ class Crossbar(Smi):
         if q.delayed and q.stamp == stamp:
             q.delayed = False
             self.enlist(q)
+
+    # --- taps -----------------------------------------------------------------------------------------------
+
+    def note_tap(self, port, p, outbound, time):
+        """A packet has passed a tapped port as a whole: keep a copy, which no counter knows of."""
+        if not p.data:
+            return
+        copy = self.copy_of(p)
+        self.inside -= 1
+        self.next_id -= 1
+        copy.tail_ps = time
+        copy.received = port.index
+        copy.in_port = outbound
+        if self.tap_first:
+            self.tap_last.next = copy
+        else:
+            self.tap_first = copy
+        self.tap_last = copy

@@ -193,6 +193,8 @@ class Flits(Retry):
             p.output = NO_PORT
             if self.trace_mask & TRACE_SENT:
                 self.trace(TRACE_SENT, o, p.lane, 0, p.size, p.id, 0, self.now_ps)
+            if o.tapped:
+                self.note_tap(o, p, True, self.now_ps)
             if o.external:
                 self.exported += 1
                 self.inside -= 1
@@ -227,6 +229,8 @@ class Flits(Retry):
             self.get_ready(r, p)
         if f.last:
             line.arriving = NO_PACKET
+            if r.tapped and not p.bad:
+                self.note_tap(r, p, False, self.now_ps)
             self.release_packet(p)
 
     def begin_packet(self, r, f):

@@ -218,6 +218,7 @@ cdef struct Port:
     uint8_t stalled
     uint8_t hold
     uint8_t visible
+    uint8_t tapped
     uint8_t pkeys_in
     uint8_t pkeys_out
     uint8_t far_cuts  # the peer is a switch that cuts through

@@ -151,6 +151,8 @@ class Trains(Crossbar):
         o.tx_queue = NO_QUEUE
         if self.trace_mask & TRACE_SENT:
             self.trace(TRACE_SENT, o, p.lane, 0, p.size, p.id, 0, self.now_ps)
+        if o.tapped:
+            self.note_tap(o, p, True, self.now_ps)
         self.sent(q, p)
         self.serve(o)
 
@@ -186,6 +188,8 @@ class Trains(Crossbar):
         r.lane[p.lane].occupied += p.blocks
         if p.lane != VL15 and r.lane[p.lane].occupied > r.lane[p.lane].size:
             r.counters[BUFFER_OVERRUN] += 1
+        if r.tapped:
+            self.note_tap(r, p, False, p.tail_ps)
         self.enter(r, p)
 
     def enter(self, r, p):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,9 +21,10 @@ from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions
 from verbena.fabric.generators import generate_from
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
-from verbena.management.profile import profiles
+from verbena.management.profile import lane_code, profiles
 from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
+from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_ports import CorePorts
 from verbena.runtime.fabric_node import FabricNode
 from verbena.runtime.manager import Manager
@@ -126,6 +128,7 @@ class Fabric(VirtualTime):
         self.seed = seed
         self.assembly = Assembly(topology, options, seed=seed, flits=flits)
         self.core = self.assembly.core
+        self._captures = Captures(self.assembly)
         self.config = config or SubnetManagerConfig()
         if not self.config.lids:
             self.config = _with_lids(self.config, topology)
@@ -136,8 +139,13 @@ class Fabric(VirtualTime):
         self._drivers: dict[str, FabricDriver] = {}
         self._datagrams: dict[tuple[int, bool], deque[bytes]] = {}
         self.counters: Counter[str] = Counter()
-        self._profiles = profiles(topology)
-        self.clock.attach(CoreEvents(self.assembly, self._deliver, self._report))
+        made = self.assembly.options
+        self._profiles = {
+            name: replace(profile, vl_cap=lane_code(made.lanes), mtu_cap=made.mtu.bit_length() - 8)
+            for name, profile in profiles(topology).items()
+        }
+        self._events = CoreEvents(self.assembly, self._deliver, self._report)
+        self.clock.attach(self._events)
         for name in topology.nodes:
             self._make_node(name)
         self._make_managers(managers or self._default_managers())
@@ -336,7 +344,7 @@ class Fabric(VirtualTime):
         at = self.assembly.ids[port]
         node = self.nodes[at.node]
         if kind in (LINK_UP, LINK_DOWN):
-            node.agent.link_changed(at.port, kind == LINK_UP)
+            node.link_changed(at.port, kind == LINK_UP)
         elif kind == ROOM:
             self._room_for_datagrams(port)
             if isinstance(node, RouterNode):
@@ -348,11 +356,15 @@ class Fabric(VirtualTime):
 
     def pull(self, port: PortId | str) -> Link:
         """Pull the cable out of a port, written ``s1[3]``; what is on it is lost, and counted."""
-        return self.assembly.pull(_port(port))
+        link = self.assembly.pull(_port(port))
+        self._events.dispatch()  # both ends notice it now, not when something else happens
+        return link
 
     def plug(self, link: Link) -> Link:
         """Plug a cable in again."""
-        return self.assembly.plug(link)
+        made = self.assembly.plug(link)
+        self._events.dispatch()
+        return made
 
     def power_off(self, name: str) -> None:
         """Switch a node off: its links go down, and what runs on it stops."""
@@ -361,12 +373,26 @@ class Fabric(VirtualTime):
         if isinstance(router := self.nodes[name], RouterNode):
             router.stop()
         self.assembly.power_off(name)
+        self._events.dispatch()
 
     def power_on(self, name: str) -> None:
         """Switch a node on again; its subnet manager, if it had one, starts afresh."""
         self.assembly.power_on(name)
+        self._events.dispatch()
         if name in self.managers:
             self.managers[name].start()
+
+    def capture(self, path: Path | str, ports: Sequence[PortId | str]) -> FabricCapture:
+        """Write what passes these ports to a pcapng file, until the capture is closed (a context manager).
+
+        Raises `InvalidAttributeError` for what is no port of the fabric, `InvalidStateError` for one that is being
+        captured already.
+        """
+        wanted = [_port(port) for port in ports]
+        for port in wanted:
+            if port not in self.assembly.ports:
+                raise InvalidAttributeError(f"the fabric has no port {port}")
+        return self._captures.start(path, wanted)
 
 
 def _with_lids(config: SubnetManagerConfig, topology: Topology) -> SubnetManagerConfig:
