@@ -13,7 +13,7 @@ from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.fabric.assembly import FabricOptions
 from verbena.fabric.generators import generate_from
 from verbena.fabric.kinds import TraceKind
-from verbena.fabric.topology import PortId, Topology
+from verbena.fabric.topology import Link, PortId, Topology
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.fabric import Fabric
 from verbena.runtime.pairs import Side, make_side
@@ -234,6 +234,7 @@ __all__ = [
     "UD",
     "FabricOptions",
     "Hop",
+    "Link",
     "PortId",
     "SubnetManagerConfig",
     "TraceKind",
