@@ -288,6 +288,8 @@ class Crossbar(Smi):
                 self.dropped += 1
                 self.inside -= 1
                 p.gone = True
+                if p.source:
+                    p.source.dropped += 1
                 if self.trace_mask & TRACE_DROP:
                     self.trace(TRACE_DROP, q.port, p.lane, 0, p.size, p.id, 0, self.now_ps)
                 self.release_packet(p)
