@@ -24,6 +24,8 @@ else:
     from verbena.fabric.sources import FROM_TRACE
     from verbena.fabric.tables import *
 
+COUNTED_BY_LANE = ("xmit_packets", "xmit_bytes", "rcv_packets", "rcv_bytes")
+
 
 class Meters(Configuration):
     """The fabric, with what is read of all of it at once."""
@@ -35,8 +37,28 @@ class Meters(Configuration):
         at: cython.int
         if name not in COUNTER_NAMES:
             raise InvalidAttributeError(f"a port has no counter {name!r}")
+        if name in COUNTED_BY_LANE:
+            return array("q", [self._of_lanes(i, name) for i in range(self.port_count)])
         at = COUNTER_NAMES.index(name)
         return array("q", [self.ports[i].counters[at] for i in range(self.port_count)])
+
+    def _of_lanes(self, index, name):
+        lane: cython.int
+        total: cython.longlong = 0
+        port = self.port_at(index)
+        for lane in range(LANES):
+            line = port.lane[lane]
+            if not line:
+                continue
+            if name == "xmit_packets":
+                total += line.xmit_packets
+            elif name == "xmit_bytes":
+                total += line.xmit_bytes
+            elif name == "rcv_packets":
+                total += line.rcv_packets
+            else:
+                total += line.rcv_bytes
+        return total
 
     def busy_of_all(self):
         """How long each port has been sending until now, in ps, by the ports' indices.
@@ -132,9 +154,9 @@ class Meters(Configuration):
             return True
         o = q.output
         far = o.peer
-        if not far or far.node.kind != SWITCH or o.lane[lane].credits >= q.head.blocks:
+        if not far or far.node.kind != SWITCH or self.credits_of(o, lane) >= q.head.blocks:
             return True
-        if o.lane[lane].credits + far.lane[lane].occupied != far.lane[lane].size:
+        if self.credits_of(o, lane) + far.lane[lane].occupied != far.lane[lane].size:
             return True  # a packet or a credit is on the cable
         return not dead[far.index * LANES + lane]
 
