@@ -23,7 +23,9 @@ def digest(seed: int, flits: bool) -> str:
         world.core.tap(port, True)
     seen = sha256()
     pairs = [world.pair("h0", "h1"), world.pair("h1", "h2"), world.pair("h2", "h0", UC)]
-    cable = next(link for link in world.topology.links if link.a.node.startswith("s") and link.b.node[0] == "s")
+    cable = next(
+        link for link in world.topology.links if link.a.node.startswith("s") and link.b.node[0] == "s"
+    )
     world.pull(str(cable.a))
     world.run_for(100 * MS)
     world.plug(Link(cable.a, cable.b, cable.rate, cable.delay_ns, 3e-6 if flits else 0.0))
@@ -67,7 +69,11 @@ def test_compiled_and_uncompiled_run_alike(flits: bool) -> None:
     environment["PYTHONPATH"] = str(HERE.parent.parent)
     code = f"from system.test_determinism import digest; print(digest(7, {flits}))"
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == digest(7, flits)

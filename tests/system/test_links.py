@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from lab import pattern, sending
+from lab import pattern
 from system.world import (
     MS,
-    UC,
     FabricOptions,
     Hop,
     PortId,
@@ -23,10 +23,9 @@ from system.world import (
     star,
     write,
 )
-from verbena import AckPolicy, InvalidAttributeError, RecvRequest, SendFlags, WorkRequest, WROpcode
+from verbena import AckPolicy, InvalidAttributeError, RecvRequest, WorkRequest, WROpcode
 from verbena.fabric.topology import Link
 from verbena.runtime.pairs import Side
-from verbena.wire import AETH
 from verbena.wire.flit import FlitKind
 
 PER_PACKET = {"ack_policy": AckPolicy.PER_PACKET}
@@ -90,7 +89,9 @@ def test_sizes_of_packets(mtu: int) -> None:
     data = write(a, b, 10_001)
     assert finish(a) == ["SUCCESS"]
     assert b.mr.buf[:10_001] == data
-    sizes = [len(decoded(p).transport.payload) for _, _, outbound, p in world.core.take_taps() if not outbound]
+    sizes = [
+        len(decoded(p).transport.payload) for _, _, outbound, p in world.core.take_taps() if not outbound
+    ]
     whole, rest = divmod(10_001, mtu)
     assert sizes == [mtu] * whole + [rest] * bool(rest)
     world.check_laws()
@@ -140,7 +141,9 @@ def test_packets_cross_switches_unchanged_and_flits_are_made_anew() -> None:
             numbers[hop.port].append(hop.sequence)
     row = [numbers[PortId(n, i)] for n, i in (ports[0], ports[2], ports[4])]
     assert len(row[0]) == len(row[1]) == len(row[2]) > 20 * 12
-    assert len({flits[0] for flits in row}) == 3, "links number their flits alike: the test must part them first"
+    assert len({flits[0] for flits in row}) == 3, (
+        "links number their flits alike: the test must part them first"
+    )
     for flits in row:
         assert flits == [(flits[0] + i) % 4096 for i in range(len(flits))]
     world.check_laws()
@@ -409,20 +412,20 @@ def test_flits_of_two_packets_never_mix_on_a_lane() -> None:
     assert shared, "no link carried all three lanes"
     for flits in by_port.values():
         flits.sort(key=lambda f: f.time_ps)
-        for before, after in zip(flits, flits[1:], strict=False):
+        for before, after in pairwise(flits):
             assert after.time_ps >= before.time_ps + before.size * 80  # 80 ps a byte: never two at once
         for lane in range(3):
             order = [f.packet for f in flits if f.lane == lane]
-            runs = 1 + sum(x != y for x, y in zip(order, order[1:], strict=False))
+            runs = 1 + sum(x != y for x, y in pairwise(order))
             assert runs == len(set(order)) or not order, "flits of two packets are mixed on one lane"
-    switches = sum(x.packet != y.packet for x, y in zip(shared[0], shared[0][1:], strict=False))
+    switches = sum(x.packet != y.packet for x, y in pairwise(shared[0]))
     assert switches > 2 * len({f.packet for f in shared[0]}), "lanes do not take turns by flits"
     world.check_laws()
 
 
 @pytest.mark.requirement("LNK-15")
 def test_a_reserved_lane_keeps_its_latency_under_load() -> None:
-    """Best-effort writes fill a link; messages on the lane of high priority wait for little more than one flit a hop."""
+    """Best-effort writes fill a link; messages on the lane of high priority wait for little more than a flit a hop."""
 
     def latency(load: bool, high: bool) -> int:
         config = SubnetManagerConfig(

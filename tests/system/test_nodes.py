@@ -13,26 +13,23 @@ from typing import Any
 
 import pytest
 
-from lab import pattern, read, statuses
-from lab import write as writing
+from lab import pattern, read
 from system.world import (
     MS,
-    FabricOptions,
     PortId,
     SubnetManagerConfig,
-    TraceKind,
     World,
     exchange,
     finish,
     write,
 )
-from verbena import IO_ADAPTER, HOST_ADAPTER, InvalidAttributeError, _pure
+from verbena import HOST_ADAPTER, IO_ADAPTER, InvalidAttributeError, _pure
 from verbena.fabric.addressing import AddressError, LidSpace
 from verbena.fabric.generators import generate
 from verbena.fabric.topology import Topology, TopologyError
 from verbena.management.subnet_manager.events import SubnetEvent, SubnetEventKind
 from verbena.runtime.pairs import make_side
-from verbena.wire import GRH, LRH
+from verbena.wire import LRH
 
 
 @pytest.mark.requirement("NOD-01", "NOD-19")
@@ -125,7 +122,9 @@ def uncompiled() -> Iterator[dict[str, ModuleType]]:
 
 
 @pytest.mark.requirement("NOD-05")
-@pytest.mark.skipif(not _pure.compiled(), reason="nothing here is compiled, so that all adapters are software alike")
+@pytest.mark.skipif(
+    not _pure.compiled(), reason="nothing here is compiled, so that all adapters are software alike"
+)
 def test_an_adapter_whose_transport_is_plain_software(monkeypatch: pytest.MonkeyPatch) -> None:
     """One adapter runs the transport and network layers in plain Python beside compiled ones; nobody can tell."""
     with uncompiled() as modules:
@@ -279,9 +278,7 @@ def test_lids_end_where_their_range_ends() -> None:
     refused = {event.guid for event in events if event.kind is SubnetEventKind.NO_LID}
     assert len(refused) == 3
     # Those with a LID work as ever.
-    having = [
-        node.name for node in world.topology.hosts if world.nodes[node.name].agent.lid(1)
-    ]
+    having = [node.name for node in world.topology.hosts if world.nodes[node.name].agent.lid(1)]
     assert len(having) == 4  # and the switch
     exchange(*world.pair(having[0], having[-1]))
     world.check_laws()
