@@ -18,11 +18,16 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]
 
 @pytest.mark.requirement("TRN-05", "TRN-15")
 @pytest.mark.parametrize(("nodes", "processes"), [(2, 1), (3, 2), (4, 3)])
+@pytest.mark.parametrize("where", [(), ("--fabric",)])
 def test_both_meshes_are_counted(
-    nodes: int, processes: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    where: tuple[str, ...],
+    nodes: int,
+    processes: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    rc, rd, ee = rows(capsys, "--nodes", str(nodes), "--processes", str(processes))
+    rc, rd, ee = rows(capsys, "--nodes", str(nodes), "--processes", str(processes), *where)
     pairs = nodes * (nodes - 1) * processes**2
     assert rc[2] == str(processes**2 * (nodes - 1))
     assert rd[2] == str(processes)

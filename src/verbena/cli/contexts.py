@@ -10,6 +10,8 @@ from rich.table import Table
 
 from verbena.adapter.attributes import ContextCounts, DeviceAttributes
 from verbena.errors import InvalidAttributeError, VerbenaError
+from verbena.fabric.topology import Topology
+from verbena.runtime.fabric import Fabric
 from verbena.runtime.meshes import connection_mesh, datagram_mesh, talk_by_connections, talk_by_datagrams
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.transport.kinds import QPType
@@ -27,12 +29,27 @@ class Measured:
     sent: int
 
 
-def measure(nodes: int, processes: int, seed: int, build: Callable[[Sequence[Context]], int]) -> Measured:
+def open_adapters(nodes: int, seed: int, limits: DeviceAttributes, fabric: bool) -> list[Context]:
+    """Adapters on an ideal network, or on an InfiniBand fabric of one switch, brought up by its subnet manager."""
+    if not fabric:
+        net = VirtualNetwork(seed)
+        return [net.open_device(f"10.{i >> 8 & 255}.{i & 255}.1", limits=limits) for i in range(nodes)]
+    topology = Topology()
+    topology.add_switch("switch", nodes)
+    for i in range(nodes):
+        topology.add_host(f"host-{i + 1}")
+        topology.connect(f"host-{i + 1}", "switch")
+    made = Fabric(topology, seed=seed, flits=False)
+    return [made.open_device(host.name, limits=limits) for host in topology.hosts]
+
+
+def measure(
+    nodes: int, processes: int, seed: int, fabric: bool, build: Callable[[Sequence[Context]], int]
+) -> Measured:
     """Build a mesh in virtual time, have every process send to every one of every other node, and ask the adapters."""
     largest = max(64, processes * processes * (nodes - 1) + 16)
     limits = DeviceAttributes(max_qp=largest, max_cq=64 + processes, max_ah=64, max_ee=max(nodes, 2))
-    net = VirtualNetwork(seed)
-    adapters = [net.open_device(f"10.{i >> 8 & 255}.{i & 255}.1", limits=limits) for i in range(nodes)]
+    adapters = open_adapters(nodes, seed, limits, fabric)
     arrived = build(adapters)
     counts = [ctx.count_contexts() for ctx in adapters]
     for ctx in adapters:
@@ -46,8 +63,10 @@ def of_each(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def contexts(nodes: int, processes: int, seed: int) -> int:
+def contexts(nodes: int, processes: int, seed: int, fabric: bool = False) -> int:
     """Build both meshes, and print what they took; exit status 1 if a message did not arrive.
+
+    fabric: over a simulated InfiniBand fabric instead of an ideal network.
 
     Raises `InvalidAttributeError` for meshes that would fill the memory.
     """
@@ -57,12 +76,17 @@ def contexts(nodes: int, processes: int, seed: int) -> int:
             f"{nodes} nodes with {processes} processes take {pairs:,} connected queue pairs: {MOST_PAIRS:,} at most"
         )
     connected = measure(
-        nodes, processes, seed, lambda adapters: talk_by_connections(connection_mesh(adapters, processes))
+        nodes,
+        processes,
+        seed,
+        fabric,
+        lambda adapters: talk_by_connections(connection_mesh(adapters, processes)),
     )
     datagrams = measure(
         nodes,
         processes,
         seed,
+        fabric,
         lambda adapters: talk_by_datagrams(datagram_mesh(adapters, processes, memory=1 << 12)),
     )
     table = Table(title=f"{nodes} nodes, {processes} processes on each; in the adapter of each node")

@@ -410,6 +410,9 @@ def contexts(
         int, typer.Option("-M", "--processes", min=1, max=32, help="Processes on each node.")
     ] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
+    fabric: Annotated[
+        bool, typer.Option("--fabric", help="Over an InfiniBand fabric: switch, subnet manager, credits.")
+    ] = False,
 ) -> int:
     """Count what a full mesh takes, by reliable connections and by reliable datagrams.
 
@@ -418,7 +421,7 @@ def contexts(
     """
     from verbena.cli.contexts import contexts as count_contexts
 
-    return count_contexts(nodes, processes, seed)
+    return count_contexts(nodes, processes, seed, fabric)
 
 
 for _command in COMMANDS:

@@ -118,6 +118,7 @@ class VirtualDriver(EngineDriver):
         super().__init__(adapter, clock)
         self._links = {port.gid: (wire, port) for wire, port in links}
         self._ports = [port for _, port in links]
+        self._first = self._ports[0]
         self._several = len(links) > 1
         self._pump: Event | None = None
         for wire, port in links:
@@ -142,17 +143,21 @@ class VirtualDriver(EngineDriver):
             self._engine.set_source_usable(gid, up)
         self.kick()
 
+    def _free_at(self) -> int:
+        """When the first of the links takes something."""
+        return min([port.free_at for port in self._ports]) if self._several else self._first.free_at
+
     def _send(self) -> None:
         if self._pump is not None:
             return
         now = self.clock.now()
-        while min(port.free_at for port in self._ports) <= now:
+        while self._free_at() <= now:
             made = self._engine.transmit(self._buffer, now)
             if made is None:
                 return
             size, segment, path = made
             gid, traffic_class, hop_limit, loopback = self._engine.path_destination(path)
-            source = self._engine.path_source(path) if self._several else self._ports[0].gid
+            source = self._engine.path_source(path) if self._several else self._first.gid
             burst = Burst(
                 data=bytes(self._buffer[:size]),
                 segment=segment,
@@ -167,7 +172,7 @@ class VirtualDriver(EngineDriver):
                 self.clock.call_at(now, partial(self._arrived, burst, source if self._several else None))
             else:
                 self._links[source][0].send(burst)
-        self._pump = self.clock.call_at(min(port.free_at for port in self._ports), self._pumped)
+        self._pump = self.clock.call_at(self._free_at(), self._pumped)
 
     def _pumped(self) -> None:
         self._pump = None

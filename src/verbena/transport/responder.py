@@ -342,7 +342,11 @@ def duplicate(e, q, b, at, opcode, psn):
     """A request that was executed before: answer it again, execute nothing twice (IBA vol. 1, 9.7.5.1.3, 9.7.5.1.5)."""
     i: cython.uint
     if q.stripes:
-        e.turn_stripes(q)
+        # The answers leave by other paths than the last time, or one that is dead would get the same ones every time.
+        # All that is asked for again at once is one round, which begins where the numbers do not go on.
+        if not after(psn, q.repeated_psn):
+            e.turn_stripes(q)
+        q.repeated_psn = psn
     if opcode == READ_REQUEST:
         read_request(e, q, b, at, psn, True)
         return

@@ -474,6 +474,7 @@ cdef struct QueuePair:
     uint8_t stripes  # paths in use at once; 0 = one, without reordering
     uint8_t stripe_turn
     uint8_t stripe_round  # where packets that are sent again begin
+    uint32_t repeated_psn  # of the request that came again last
     Early *early_requests
     Early *early_responses
     uint32_t early_request_count
