@@ -249,6 +249,24 @@ def test_the_last_open_port_fails_while_the_other_is_closed() -> None:
     assert bytes(b.mr.buf) == pattern(SIZE)
 
 
+def test_a_waiting_connection_goes_on_by_paths_that_it_is_given_meanwhile() -> None:
+    lab = NativeLab()
+    a, b = (make_side(lab.adapter(2), RC, SIZE) for _ in range(2))
+    there, here = b.qp.endpoint, a.qp.endpoint
+    a.qp.connect(there)
+    b.qp.connect(here, stripe_ah_attrs=further(a.ctx))
+    a.ctx.adapter.engine.set_open(1, 0)
+    a.qp.post_send(write(a, b, 8, 1))
+    lab.run()
+    assert lab.log == []
+    a.qp.modify(QPState.SQD)
+    a.qp.modify(stripe_ah_attrs=further(b.ctx))
+    a.qp.modify(QPState.RTS)
+    lab.run()
+    assert statuses(a.cq.poll()) == [(1, "SUCCESS")]
+    assert set(shares(lab, a)) == {2}
+
+
 def test_a_waiting_connection_can_be_closed() -> None:
     lab = NativeLab()
     a, b = striped(lab)

@@ -244,6 +244,23 @@ class Ports(Engine):
         q.held = False
         q.held_next = -1
 
+    def set_attribute(self, index, name, value):
+        if name == "path":
+            self.leave_line(index)
+        Engine.set_attribute(self, index, name, value)
+
+    def set_stripes(self, index, paths):
+        self.leave_line(index)
+        Engine.set_stripes(self, index, paths)
+
+    def leave_line(self, index):
+        """A queue pair is given other paths: what it waited for counts no more."""
+        at: cython.int = index
+        q = self.qp_at(at)
+        if q.held:
+            self.let_go(q, q.held_port)
+            self.enlist(q)
+
     def forget(self, q):
         if q.held:
             self.let_go(q, q.held_port)
