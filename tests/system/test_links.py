@@ -425,7 +425,7 @@ def test_flits_of_two_packets_never_mix_on_a_lane() -> None:
 
 @pytest.mark.requirement("LNK-15")
 def test_a_reserved_lane_keeps_its_latency_under_load() -> None:
-    """Best-effort writes fill a link; messages on the lane of high priority wait for little more than a flit a hop."""
+    """Best-effort writes fill a link; messages on the lane of high priority wait for about a flit a hop."""
 
     def latency(load: bool, high: bool) -> int:
         config = SubnetManagerConfig(

@@ -64,7 +64,14 @@ class World(Fabric):
             self.managed[name] += taken
             return taken
 
+        leftover = services.leftover
+
+        def left(port: int, packet: bytes) -> None:
+            self.managed[name] -= 1  # the adapter counts one that did not come in by a link
+            leftover(port, packet)
+
         services.receive = counted  # type: ignore[method-assign]
+        services.leftover = left
         self._delivered_before = getattr(self, "_delivered_before", {})
         self._delivered_before.setdefault(name, self._data_received(name))
 

@@ -329,8 +329,8 @@ class FabricCore(Meters):
     def take_taps(self):
         """What has passed the tapped ports since the last call: [(time_ns, port, outbound, packet)].
 
-        `packet` is bytes, LRH to VCRC, as on the cable; the time is that of its last byte.  Packets that a port
-        refused, that were cut off, and phantoms of train mode, which have no bytes, are not there.
+        `packet` is bytes, LRH to VCRC, as on the cable; the time is that of its last byte.  What a port refused, what
+        was cut off, and phantoms of train mode, which have no bytes, are not there.
         """
         result = []
         p = self.tap_first

@@ -21,7 +21,7 @@ from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions
 from verbena.fabric.generators import generate_from
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
-from verbena.management.profile import lane_code, profiles
+from verbena.management.profile import NodeProfile, lane_code, profiles
 from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.capture import Captures, FabricCapture
@@ -139,11 +139,7 @@ class Fabric(VirtualTime):
         self._drivers: dict[str, FabricDriver] = {}
         self._datagrams: dict[tuple[int, bool], deque[bytes]] = {}
         self.counters: Counter[str] = Counter()
-        made = self.assembly.options
-        self._profiles = {
-            name: replace(profile, vl_cap=lane_code(made.lanes), mtu_cap=made.mtu.bit_length() - 8)
-            for name, profile in profiles(topology).items()
-        }
+        self._profiles = self._make_profiles()
         self._events = CoreEvents(self.assembly, self._deliver, self._report)
         self.clock.attach(self._events)
         for name in topology.nodes:
@@ -151,6 +147,14 @@ class Fabric(VirtualTime):
         self._make_managers(managers or self._default_managers())
         for number, link in enumerate(topology.links):
             self._join_routers(link, number)
+
+    def _make_profiles(self) -> dict[str, NodeProfile]:
+        """What the nodes' agents tell of them: with the lanes and the MTU that their ports were made with."""
+        made = self.assembly.options
+        return {
+            name: replace(profile, vl_cap=lane_code(made.lanes), mtu_cap=made.mtu.bit_length() - 8)
+            for name, profile in profiles(self.topology).items()
+        }
 
     def _make_node(self, name: str) -> None:
         def send(port: int, packet: bytes) -> None:
@@ -365,6 +369,15 @@ class Fabric(VirtualTime):
         made = self.assembly.plug(link)
         self._events.dispatch()
         return made
+
+    def add(self, name: str) -> None:
+        """Build a node that was added to the topology after the start; its cables are then plugged with `plug`.
+
+        Raises `TopologyError` for a node that is there already.
+        """
+        self.assembly.add(name)
+        self._profiles = self._make_profiles()
+        self._make_node(name)
 
     def power_off(self, name: str) -> None:
         """Switch a node off: its links go down, and what runs on it stops."""
