@@ -10,6 +10,7 @@ import pytest
 from lab import fetch_add, pattern
 from lab import write as writing
 from system.world import (
+    FAST,
     MS,
     RC,
     SECOND,
@@ -28,7 +29,7 @@ from verbena.fabric.generators import generate
 from verbena.fabric.topology import Link
 from verbena.runtime.pairs import Side
 
-FAST = SubnetManagerConfig(
+QUICK = SubnetManagerConfig(
     sweep_interval_ns=50 * MS, poll_interval_ns=20 * MS, poll_tries=3, timeout_ns=2 * MS
 )
 
@@ -64,12 +65,13 @@ def lids(world: World) -> dict[str, int]:
 
 @pytest.mark.requirement("SUB-05", "SUB-15", "TRN-08")
 def test_failures_while_data_is_on_its_way() -> None:
-    """8 MiB through a fat tree while a cable is pulled, the master dies and a core switch is switched off."""
-    world = World("fat-tree k=4", flits=False, managers=["h0", "h15"], config=FAST)
-    a, b = world.pair("h1", "h9", memory=8 << 20, timeout=14)
+    """8 MiB (uncompiled: 2) through a fat tree; a cable is pulled, the master dies, a core switch goes off."""
+    size = (8 if FAST else 2) << 20
+    world = World("fat-tree k=4", flits=False, managers=["h0", "h15"], config=QUICK)
+    a, b = world.pair("h1", "h9", memory=size, timeout=14)
     before = lids(world)
     world.trace()
-    data = write(a, b, 8 << 20)
+    data = write(a, b, size)
     world.run_for(50_000)
     way = next(way for way in world.ways().values() if way[0].node == "h1" and len(way) == 6)
     world.core.trace_on(0)
@@ -93,7 +95,7 @@ def test_failures_while_data_is_on_its_way() -> None:
 
 @pytest.mark.requirement("SUB-05")
 def test_every_cable_of_a_redundant_fabric_may_fail_and_of_a_tree_none() -> None:
-    world = World("ring switches=4", flits=False, config=FAST)
+    world = World("ring switches=4", flits=False, config=QUICK)
     pairs = [world.pair(*names) for names in itertools.combinations(["h0", "h1", "h2", "h3"], 2)]
     cables = [link for link in world.topology.links if {link.a.node[0], link.b.node[0]} == {"s"}]
     for cable in cables:
@@ -124,7 +126,7 @@ def test_every_cable_of_a_redundant_fabric_may_fail_and_of_a_tree_none() -> None
 
 @pytest.mark.requirement("SUB-04")
 def test_a_switch_with_two_hosts_is_added_and_taken_away() -> None:
-    world = World("star hosts=3", config=FAST)
+    world = World("star hosts=3", config=QUICK)
     a, b = world.pair("h0", "h1")
     before = lids(world)
     topology = world.topology
@@ -165,7 +167,7 @@ def test_a_switch_with_two_hosts_is_added_and_taken_away() -> None:
 
 @pytest.mark.requirement("SUB-11")
 def test_subscribers_and_pollers_learn_of_nodes_that_come_and_go() -> None:
-    world = World("fat-tree k=4", flits=False, config=FAST)
+    world = World("fat-tree k=4", flits=False, config=QUICK)
     watcher, poller = world.device("h1"), world.device("h2")
     leaving, coming = watcher.subnet.notices(65), watcher.subnet.notices(64)
     leaving.accepted.get(1)
@@ -210,14 +212,14 @@ def test_a_node_without_the_key_changes_nothing() -> None:
     """A second manager with another M_Key, of higher priority, cannot take the fabric over or set a port."""
     from dataclasses import replace
 
-    config = replace(FAST, mkey=0x1234_5678, mkey_protect_bits=1)
+    config = replace(QUICK, mkey=0x1234_5678, mkey_protect_bits=1)
     world = World("star hosts=4", config=config)
     a, b = world.pair("h1", "h2")
     before = lids(world)
     intruder = world.nodes["h3"]
     from verbena.runtime.manager import Manager
 
-    rogue = Manager(intruder, world.clock, replace(FAST, mkey=0xBAD, first_lid=500, priority=15), None, 1, 1)
+    rogue = Manager(intruder, world.clock, replace(QUICK, mkey=0xBAD, first_lid=500, priority=15), None, 1, 1)
     rogue.start()
     world.run_for(500 * MS)
     assert rogue.subnet_manager.statistics.refused + rogue.subnet_manager.statistics.timeouts > 0
@@ -247,7 +249,7 @@ class Storm:
         topology = generate(shape.split()[0], **dict(word.split("=") for word in shape.split()[1:]))
         hosts = [node.name for node in topology.hosts]
         self.managers = self.random.sample(hosts, 2)
-        self.world = World(topology, seed=seed, flits=flits, managers=self.managers, config=FAST)
+        self.world = World(topology, seed=seed, flits=flits, managers=self.managers, config=QUICK)
         users = [host for host in hosts if host not in self.managers]
         self.names = [tuple(self.random.sample(users, 2)) for _ in range(4)]
         services = [RC, RC, RC, UC]
@@ -365,4 +367,4 @@ class Storm:
 @pytest.mark.parametrize("flits", [True, False])
 def test_storms(number: int, flits: bool, seed: int) -> None:
     """Whatever happens meanwhile: every acknowledged byte arrived, once, and afterwards everybody can talk again."""
-    Storm(seed + number, flits).run(25)
+    Storm(seed + number, flits).run(25 if FAST else 8)

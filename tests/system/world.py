@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import check_received, pattern
-from verbena import Context, QPType, RecvRequest, WorkRequest, WROpcode
+from verbena import Context, QPType, RecvRequest, WorkRequest, WROpcode, _pure
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.fabric.assembly import FabricOptions
 from verbena.fabric.generators import generate_from
@@ -19,6 +19,8 @@ from verbena.runtime.fabric import Fabric
 from verbena.runtime.pairs import Side, make_side
 from verbena.wire import NativePacket, decode_infiniband
 
+FAST = _pure.compiled()
+"""Uncompiled, everything is some fifty times slower: the largest tests are smaller then."""
 RC, UC, UD = QPType.RC, QPType.UC, QPType.UD
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -233,6 +235,7 @@ def decoded(packet: bytes) -> NativePacket:
 
 
 __all__ = [
+    "FAST",
     "MS",
     "QUIET",
     "RC",
