@@ -17,6 +17,7 @@ from verbena.wire.opcodes import OPCODES
 
 RC, UC, UD = QPType.RC, QPType.UC, QPType.UD
 SERVICES = (RC, UC, UD)
+ETHERNET_SERVICES = (*SERVICES, QPType.RD)  # raw datagrams are for InfiniBand ports only
 MTUS = (256, 512, 1024, 2048, 4096)
 # What an adapter counts about work that is no packet of its own receive path.
 NOT_RECEIVED = {"drop.cq_overflow", "drop.tx_no_route", "drop.tx_port_down", "drop.rx_socket"}

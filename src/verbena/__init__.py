@@ -14,7 +14,9 @@ from verbena.adapter.attributes import (
     IO_ADAPTER,
     AdapterAttributes,
     AddressVector,
+    ContextCounts,
     DeviceAttributes,
+    EEAttributes,
     Endpoint,
     PortAttributes,
     QPAttributes,
@@ -70,6 +72,7 @@ from verbena.verbs.cm import Listener
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
+from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
 from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
@@ -102,8 +105,11 @@ __all__ = [
     "ConnectionRequest",
     "ConnectionTimeout",
     "Context",
+    "ContextCounts",
     "DeadlockError",
     "DeviceAttributes",
+    "EEAttributes",
+    "EndToEndContext",
     "Endpoint",
     "Fabric",
     "FabricFileError",
@@ -133,6 +139,7 @@ __all__ = [
     "QueueFullError",
     "QueuePair",
     "RecvRequest",
+    "ReliableDatagramDomain",
     "ResourceError",
     "ScatterGatherEntry",
     "SendFlags",

@@ -89,8 +89,8 @@ def test_the_service_is_fixed_when_it_is_created() -> None:
     lab = Lab()
     ctx = lab.adapter()
     pd, cq = ctx.alloc_pd(), ctx.create_cq(8)
-    for wrong in (2, 99, "RC", None):
-        with pytest.raises(InvalidAttributeError, match="one of RC, UC, UD"):
+    for wrong in (4, 99, "RC", None):
+        with pytest.raises(InvalidAttributeError, match="one of RC, UC, RD, UD"):
             pd.create_qp(wrong, cq)  # type: ignore[arg-type]
     qp = pd.create_qp(RC, cq)
     with pytest.raises(AttributeError):

@@ -15,7 +15,7 @@ from cli.processes import verbena as run_verbena
 from verbena.cli import main as cli
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-COMMANDS = ("pingpong", "perf", "rping", "run", "dump", "show")
+COMMANDS = ("pingpong", "perf", "rping", "run", "dump", "show", "contexts")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

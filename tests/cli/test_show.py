@@ -85,7 +85,7 @@ def test_a_wrong_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["/nonexistent"], "/nonexistent: No such file or directory\n"),
         (
             ["fabric.yaml"],
-            "fabric.yaml: a fabric file has no topology to show; give what ibnetdiscover printed\n",
+            "fabric.yaml: No such file or directory\n",
         ),
         (
             ["--generate", "ring switches=2"],

@@ -56,7 +56,7 @@ def put(at: int, value: bytes) -> object:
     [
         (put(1, b"\x41"), "version"),
         (put(0, b"\x1f"), "opcode"),
-        (put(0, b"\x40"), "opcode"),  # reliable datagram
+        (put(0, b"\x40"), "no_ee"),  # reliable datagram
         (put(0, b"\xc0"), "opcode"),  # reserved for manufacturers
         (put(5, b"\x00\x00\x30"), "no_qp"),
         (put(5, b"\x07\x00\x10"), "no_qp"),  # the index, but not the generation

@@ -34,6 +34,10 @@ class DeviceAttributes:
     max_srq_wr: int = 65_536
     max_qp_rd_atom: int = 128
     max_qp_init_rd_atom: int = 128
+    max_ee: int = 500
+    max_rdd: int = 65_535
+    max_ee_rd_atom: int = 128
+    max_ee_init_rd_atom: int = 128
     max_pkeys: int = 1
     phys_port_cnt: int = 1
     incoming_rdma: bool = True
@@ -166,4 +170,35 @@ class QPAttributes:
     alt_port_num: int = 0
     alt_timeout: int = 0
     path_mig_state: PathMigrationState = PathMigrationState.MIGRATED
+    stripe_ah_attrs: tuple[AddressVector, ...] = ()
+    reorder_ns: int = 0
     completion_handlers: tuple[int | None, int | None] = field(default=(None, None))
+
+
+@dataclass(frozen=True, slots=True)
+class EEAttributes:
+    """What Query EE Context tells (IBA vol. 1, 11.2.7.3; names as in `struct ibv_qp_attr`)."""
+
+    ee_num: int
+    state: QPState
+    port_num: int = 0
+    pkey_index: int = 0
+    path_mtu: int = 0
+    dest_ee_num: int = 0
+    rq_psn: int = 0
+    sq_psn: int = 0
+    max_rd_atomic: int = 0
+    max_dest_rd_atomic: int = 0
+    timeout: int = 0
+    retry_cnt: int = 0
+    ah_attr: AddressVector | None = None
+    stripe_ah_attrs: tuple[AddressVector, ...] = ()
+    reorder_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCounts:
+    """What an adapter holds: queue pairs of each service, and end-to-end contexts."""
+
+    queue_pairs: dict[QPType, int]
+    ee_contexts: int

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from verbena.adapter import states
 from verbena.adapter.attributes import AddressVector, DeviceAttributes, QPCapabilities
-from verbena.adapter.gid import UNSPECIFIED, Gid
+from verbena.adapter.gid import Gid
 from verbena.adapter.native import KeyViolation, NativePorts
+from verbena.adapter.path_tables import PathTables
 from verbena.adapter.port import AdapterPort
-from verbena.adapter.port_tables import PortTables
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, InvalidStateError, ResourceError
 from verbena.memory.access import Access
@@ -33,14 +33,6 @@ REPORT_VIOLATION = 2
 MAX_SGE = 16  # as in transport/tables.pxd
 TIMEOUT_UNIT_NS = 4096  # IBA vol. 1, 9.7.6.1.3: 4.096 us * 2^n
 INCOMING = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
-VECTOR_RANGES = (
-    ("sgid_index", 0, 255),
-    ("hop_limit", 1, 255),
-    ("traffic_class", 0, 255),
-    ("flow_label", 0, 0xFFFFF),
-    ("sl", 0, 15),
-    ("port_num", 1, 255),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +51,15 @@ class AsyncEvent:
     port: int | None = None
 
 
-class ChannelAdapter(PortTables):
+class ChannelAdapter(PathTables):
     """A channel adapter: with one port on Ethernet, or with InfiniBand ports.
 
-    own_gid: the Ethernet port's GID, also where the adapter is reached.  ports: the InfiniBand ports, numbered from 1;
-    then own_gid and active_mtu do not count, and whoever sets something of a port calls `port_changed`.  clock,
-    random: the only time and chance that it uses.  udp_port: RoCEv2's destination port.  active_mtu: the largest path
-    MTU, 256 to 4096 bytes.  window_bytes: how much one queue pair may have in flight.  lock: an RLock where several
-    threads work, None otherwise.
+    own_gid: the Ethernet port's GID, also where the adapter is reached; further_gids: others, each with a link of its
+    own; a path begins at the one that its address vector's sgid_index names.  ports: the InfiniBand ports, numbered
+    from 1; then own_gid and active_mtu do not count, and whoever sets something of a port calls `port_changed`.
+    clock, random: the only time and chance that it uses.  udp_port: RoCEv2's destination port.  active_mtu: the
+    largest path MTU, 256 to 4096 bytes.  window_bytes: how much one queue pair may have in flight.  lock: an RLock
+    where several threads work, None otherwise.
     """
 
     def __init__(
@@ -74,6 +67,7 @@ class ChannelAdapter(PortTables):
         own_gid: Gid | None,
         limits: DeviceAttributes,
         *,
+        further_gids: tuple[Gid, ...] = (),
         clock: Clock,
         random: Random,
         udp_port: int = 4791,
@@ -96,7 +90,7 @@ class ChannelAdapter(PortTables):
             )
         if own_gid is None:
             raise InvalidAttributeError("an adapter needs a GID, or InfiniBand ports")
-        self._gid = own_gid
+        self._gids = (own_gid, *further_gids)
         self.clock = clock
         self.random = random
         self.udp_port = udp_port
@@ -113,8 +107,9 @@ class ChannelAdapter(PortTables):
             limits.max_qp + 16,
             limits.max_cq,
             limits.max_qp + limits.max_srq,
-            limits.max_ah + limits.max_qp * (2 if ports else 1),
+            limits.max_ah + (limits.max_qp + limits.max_ee) * (2 if ports else 1),
             window_bytes,
+            limits.max_ee,
             lock=lock,
         )
         self.native: NativePorts | None = NativePorts(self.engine, ports) if ports else None
@@ -126,6 +121,7 @@ class ChannelAdapter(PortTables):
         self._next_domain = 0
         self._vectors: dict[int, AddressVector] = {}
         self._pkey_index: dict[int, int] = {}
+        self._stripes: dict[int, tuple[AddressVector, ...]] = {}
 
     # --- reports ------------------------------------------------------------------------------------------
 
@@ -189,6 +185,7 @@ class ChannelAdapter(PortTables):
         shared_queue: int | None = None,
         all_signaled: bool = False,
         fixed_number: int = 0,
+        rdd: int = 0,
     ) -> tuple[int, int]:
         """Create a queue pair in RESET; returns its index and its 24-bit number (IBA vol. 1, 11.2.4.1)."""
         self.check_capabilities(caps)
@@ -219,6 +216,8 @@ class ChannelAdapter(PortTables):
                 raise
             engine.set_attribute(index, "all_signaled", all_signaled)
             engine.set_attribute(index, "ack_each", self.ack_policy is AckPolicy.PER_PACKET)
+            if service is QPType.RD:
+                engine.lend(index, rdd)
         return int(index), int(number)
 
     def destroy_qp(self, index: int, own_queue: int | None) -> None:
@@ -227,10 +226,15 @@ class ChannelAdapter(PortTables):
             self.engine.free_qp(index)
             if own_queue is not None:
                 self.engine.free_recv_queue(own_queue)
-            self._vectors.pop(index, None)
-            self._pkey_index.pop(index, None)
-            if self.native is not None:
-                self.native.forget(index)
+            self.forget(index)
+
+    def forget(self, index: int) -> None:
+        """A queue pair, or an end-to-end context, is gone, or back in RESET."""
+        self._vectors.pop(index, None)
+        self._pkey_index.pop(index, None)
+        self._stripes.pop(index, None)
+        if self.native is not None:
+            self.native.forget(index)
 
     def state(self, index: int) -> QPState:
         return QPState(self.engine.get_state(index))
@@ -249,29 +253,21 @@ class ChannelAdapter(PortTables):
             for name, value in given.items():
                 states.check_value(name, value)
             self._after_migration(index)
-            self._check_against_port(index, given)
-            self._apply(index, given, *self._make_paths(given))
+            self.check_against_port(index, given)
+            self._check_limits(given)
+            self.apply(index, given)
             if current is QPState.SQD and "max_dest_rd_atomic" in given:
                 engine.set_responder(index, given["max_dest_rd_atomic"])
             if target is QPState.ERR:
                 engine.fail_qp(index)
             elif target is QPState.RESET:
                 engine.clear(index)
-                self._vectors.pop(index, None)
-                if self.native is not None:
-                    self.native.forget(index)
+                self.forget(index)
             elif target is not current:
                 self._enter(index, service, current, target)
         self.on_work()
 
-    def _check_against_port(self, index: int, given: dict[str, Any]) -> None:
-        for name in ("ah_attr", "alt_ah_attr"):
-            if name in given:
-                self.check_vector(given[name])
-        if self.native is not None:
-            self.native.check(index, given, self._pkey_index.get(index, 0))
-        else:
-            self._check_ethernet(given)
+    def _check_limits(self, given: dict[str, Any]) -> None:
         for name, limit in (
             ("max_rd_atomic", self.limits.max_qp_init_rd_atom),
             ("max_dest_rd_atomic", self.limits.max_qp_rd_atom),
@@ -279,75 +275,16 @@ class ChannelAdapter(PortTables):
             if given.get(name, 0) > limit:
                 raise InvalidAttributeError(f"{name} = {given[name]}: this adapter has at most {limit}")
 
-    def _check_ethernet(self, given: dict[str, Any]) -> None:
-        if given.get("port_num", 1) != 1:
-            raise InvalidAttributeError(f"port_num = {given['port_num']}: this adapter has port 1 only")
-        if given.get("pkey_index", 0) >= len(self.pkeys):
-            raise InvalidAttributeError(
-                f"pkey_index = {given['pkey_index']}: the P_Key table has {len(self.pkeys)} entries"
-            )
-        if given.get("path_mtu", 0) > self.active_mtu:
-            raise InvalidAttributeError(
-                f"path_mtu = {given['path_mtu']}: the port's active MTU is {self.active_mtu}"
-            )
-
-    def check_vector(self, vector: Any) -> None:
-        """Raise `InvalidAttributeError` unless this is an address vector that the port can use."""
-        if not isinstance(vector, AddressVector):
-            raise InvalidAttributeError(f"an AddressVector is needed, not {type(vector).__name__}")
-        if not isinstance(vector.gid, Gid):
-            raise InvalidAttributeError(
-                f"gid must be a Gid, not a {type(vector.gid).__name__}: see Gid.from_ip"
-            )
-        for name, low, high in VECTOR_RANGES:
-            value = getattr(vector, name)
-            if not isinstance(value, int) or not low <= value <= high:
-                raise InvalidAttributeError(f"{name} = {value!r}: an integer from {low} to {high}")
-        if self.native is not None:
-            self.native.check_vector(vector)
-            return
-        if vector.dlid or vector.src_path_bits or vector.is_global is False or vector.gid == UNSPECIFIED:
-            raise InvalidAttributeError("on Ethernet a destination is its GID: no dlid, no src_path_bits")
-        if vector.sgid_index >= len(self.gids):
-            raise InvalidAttributeError(
-                f"sgid_index = {vector.sgid_index}: the GID table has {len(self.gids)} entries"
-            )
-        if vector.gid.is_ip4 != self.gid.is_ip4:
-            raise InvalidAttributeError(
-                f"the adapter's address is {self.gid.ip}, the destination's {vector.gid.ip}: "
-                "both must be IPv4, or both IPv6"
-            )
-        if vector.port_num != 1:
-            raise InvalidAttributeError(f"port_num = {vector.port_num}: this adapter has port 1 only")
-
-    def make_path(self, vector: AddressVector) -> int:
-        """A path for an address vector; give it back with `engine.free_path`."""
-        with self.engine:
-            if self.native is not None:
-                return self.native.make_path(vector)
-            return int(
-                self.engine.make_path(
-                    vector.gid.raw, vector.hop_limit, vector.traffic_class, vector.flow_label
-                )
-            )
-
-    def _make_paths(self, given: dict[str, Any]) -> tuple[int, int]:
-        """Paths for the primary and the alternate address vector, -1 where there is none; both, or it raises."""
-        path = self.make_path(given["ah_attr"]) if "ah_attr" in given else -1
-        try:
-            return path, self.make_path(given["alt_ah_attr"]) if "alt_ah_attr" in given else -1
-        except Exception:
-            if path >= 0:
-                self.engine.free_path(path)
-            raise
-
-    def _apply(self, index: int, given: dict[str, Any], path: int, alternate: int) -> None:
+    def apply(self, index: int, given: dict[str, Any]) -> None:
+        """Set attributes, that were checked, of a queue pair or an end-to-end context."""
+        made = self.make_paths(given)
         put = self.engine.set_attribute
         plain = {
             "qkey": "qkey",
             "access_flags": "access",
             "path_mtu": "mtu",
             "dest_qp_num": "destination",
+            "dest_ee_num": "remote_ee",
             "rq_psn": "expected_psn",
             "sq_psn": "send_psn",
             "max_rd_atomic": "max_rd_atomic",
@@ -367,23 +304,18 @@ class ChannelAdapter(PortTables):
                 self._pkey_index[index] = value
             elif name == "port_num":
                 put(index, "port", value)
-            elif name == "ah_attr":
-                put(index, "path", path)
-                self._vectors[index] = value
         if "pkey_index" in given or "port_num" in given:
             port = int(self.engine.attributes(index)["port"])
             put(index, "pkey", self.pkey_table(port)[self._pkey_index.get(index, 0)])
-        if self.native is not None:
-            if "alt_ah_attr" in given:
-                self.native.load_alternate(index, given, alternate)
-            if "path_mig_state" in given:
-                self.native.set_migration(index, given["path_mig_state"])
+        self.apply_paths(index, given, made)
+        if self.native is not None and "path_mig_state" in given:
+            self.native.set_migration(index, given["path_mig_state"])
 
     def _enter(self, index: int, service: QPType, current: QPState, target: QPState) -> None:
         engine = self.engine
         if target is QPState.RTR:
-            if service is QPType.UD or service in states.RAW:
-                engine.set_attribute(index, "mtu", self.mtu_of(engine.attributes(index)["port"]))
+            if service is QPType.UD or service is QPType.RD or service in states.RAW:
+                engine.set_attribute(index, "mtu", self.mtu_of(engine.attributes(index)["port"] or 1))
             engine.set_responder(index, engine.attributes(index)["max_dest_rd_atomic"])
         engine.set_state(index, int(target))
         if target is QPState.SQD:
@@ -424,6 +356,8 @@ class ChannelAdapter(PortTables):
             "retry_cnt": found["retry_count"],
             "rnr_retry": found["rnr_retry"],
             "ah_attr": self._vectors.get(index),
+            "stripe_ah_attrs": self._stripes.get(index, ()),
+            "reorder_ns": found["reorder_ns"],
         }
 
     # --- ports --------------------------------------------------------------------------------------------

@@ -194,8 +194,13 @@ class NativePorts:
 
     # --- attributes of queue pairs ------------------------------------------------------------------------
 
-    def check(self, index: int, given: dict[str, Any], pkey_index: int) -> None:
-        """Raise a `VerbError` unless the ports can do what Modify QP asks for; pkey_index: the present one."""
+    def check(
+        self, index: int, given: dict[str, Any], pkey_index: int, stripes: Sequence[AddressVector] = ()
+    ) -> None:
+        """Raise a `VerbError` unless the ports can do what is asked for, for a queue pair or end-to-end context.
+
+        pkey_index: the present one.  stripes: the further paths that it is to have, or has.
+        """
         number = given.get("port_num") or self._engine.attributes(index)["port"] or 1
         port = self.port(number)
         if "pkey_index" in given or "port_num" in given:
@@ -210,6 +215,8 @@ class NativePorts:
                     f"ah_attr.port_num = {given['ah_attr'].port_num}, and the queue pair uses port {number}"
                 )
             self.require_active(number)
+        if stripes:
+            self._check_stripes(index, number, given, given.get("pkey_index", pkey_index), stripes)
         vector = given.get("alt_ah_attr")
         if vector is None and (extra := [name for name in ALTERNATE if name in given]):
             raise InvalidAttributeError(f"{', '.join(extra)}: only together with alt_ah_attr")
@@ -224,6 +231,33 @@ class NativePorts:
             if vector is None and known is not None:
                 vector = known.vector
             self._check_migration(index, given["path_mig_state"], vector)
+
+    def _check_stripes(
+        self,
+        index: int,
+        number: int,
+        given: dict[str, Any],
+        pkey_index: int,
+        stripes: Sequence[AddressVector],
+    ) -> None:
+        """All paths of a striped connection carry its packets as they are: of its MTU, and in its partition."""
+        if "alt_ah_attr" in given or index in self._alternates:
+            raise InvalidAttributeError(
+                "a striped connection has its further paths, and no alternate one: give either stripe_ah_attrs "
+                "or alt_ah_attr"
+            )
+        mtu = given.get("path_mtu") or self._engine.attributes(index)["mtu"]
+        pkey = self.pkey(number, pkey_index)
+        for vector in stripes:
+            port = self.port(vector.port_num)
+            if mtu > port.mtu:
+                raise InvalidAttributeError(
+                    f"path_mtu = {mtu}: the active MTU of port {port.number}, of stripe_ah_attrs, is {port.mtu}"
+                )
+            if pkey not in port.pkeys:
+                raise InvalidAttributeError(
+                    f"P_Key {pkey:#06x} is not in the table of port {port.number}, of stripe_ah_attrs"
+                )
 
     def _check_migration(self, index: int, value: int, vector: AddressVector | None) -> None:
         if value == PathMigrationState.ARMED:

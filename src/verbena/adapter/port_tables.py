@@ -15,7 +15,7 @@ class PortTables:
     """The ports' side of a `ChannelAdapter`: `native` has the InfiniBand ports, if there are any."""
 
     native: NativePorts | None
-    _gid: Gid
+    _gids: tuple[Gid, ...]  # those of the Ethernet port
     _active_mtu: int
 
     @property
@@ -26,7 +26,7 @@ class PortTables:
     @property
     def gid(self) -> Gid:
         """The first GID of port 1."""
-        return self._gid if self.native is None else self.native.ports[0].gids[0]
+        return self._gids[0] if self.native is None else self.native.ports[0].gids[0]
 
     @property
     def gids(self) -> tuple[Gid, ...]:
@@ -49,7 +49,7 @@ class PortTables:
 
     def gid_table(self, number: int) -> tuple[Gid, ...]:
         """The GIDs of a port."""
-        return (self._gid,) if self.native is None else self.native.port(number).gids
+        return self._gids if self.native is None else self.native.port(number).gids
 
     def pkey_table(self, number: int) -> tuple[int, ...]:
         """The P_Keys of a port; 0 is an empty entry."""

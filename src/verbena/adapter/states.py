@@ -15,7 +15,7 @@ from verbena.errors import InvalidAttributeError, InvalidStateError
 from verbena.transport.kinds import QPState, QPType
 
 RESET, INIT, RTR, RTS, SQD, SQE, ERR = QPState
-RC, UC, UD = QPType.RC, QPType.UC, QPType.UD
+RC, UC, RD, UD = QPType.RC, QPType.UC, QPType.RD, QPType.UD
 RAW = (QPType.RAW_IPV6, QPType.RAW_ETHERTYPE)
 
 
@@ -32,14 +32,26 @@ def _row(needs: str = "", allows: str = "") -> Transition:
 
 
 _CONNECT = "ah_attr path_mtu dest_qp_num rq_psn"
+_STRIPES = "stripe_ah_attrs reorder_ns"
 TRANSITIONS: dict[tuple[QPState, QPState, QPType], Transition] = {
     (RESET, INIT, RC): _row("pkey_index port_num access_flags"),
     (RESET, INIT, UC): _row("pkey_index port_num access_flags"),
     (RESET, INIT, UD): _row("pkey_index port_num qkey"),
+    (RESET, INIT, RD): _row("pkey_index port_num qkey access_flags"),
+    (INIT, INIT, RD): _row("", "pkey_index port_num qkey access_flags"),
+    (INIT, RTR, RD): _row("min_rnr_timer", "pkey_index qkey access_flags"),
+    (RTR, RTS, RD): _row("rnr_retry", "qkey access_flags min_rnr_timer"),
+    (RTS, RTS, RD): _row("", "qkey access_flags min_rnr_timer"),
+    (RTS, SQD, RD): _row(),
+    (SQD, SQD, RD): _row("", "pkey_index qkey access_flags min_rnr_timer rnr_retry"),
+    (SQD, RTS, RD): _row("", "qkey access_flags min_rnr_timer"),
+    (SQE, RTS, RD): _row("", "qkey access_flags min_rnr_timer"),
     (INIT, INIT, RC): _row("", "pkey_index port_num access_flags"),
     (INIT, INIT, UC): _row("", "pkey_index port_num access_flags"),
     (INIT, INIT, UD): _row("", "pkey_index port_num qkey"),
-    (INIT, RTR, RC): _row(_CONNECT + " max_dest_rd_atomic min_rnr_timer", "access_flags pkey_index"),
+    (INIT, RTR, RC): _row(
+        _CONNECT + " max_dest_rd_atomic min_rnr_timer", "access_flags pkey_index " + _STRIPES
+    ),
     (INIT, RTR, UC): _row(_CONNECT, "access_flags pkey_index"),
     (INIT, RTR, UD): _row("", "pkey_index qkey"),
     (RTR, RTS, RC): _row("timeout retry_cnt rnr_retry sq_psn max_rd_atomic", "access_flags min_rnr_timer"),
@@ -54,7 +66,7 @@ TRANSITIONS: dict[tuple[QPState, QPState, QPType], Transition] = {
     (SQD, SQD, RC): _row(
         "",
         "ah_attr timeout retry_cnt rnr_retry max_rd_atomic max_dest_rd_atomic access_flags pkey_index "
-        "min_rnr_timer port_num",
+        "min_rnr_timer port_num " + _STRIPES,
     ),
     (SQD, SQD, UC): _row("", "ah_attr access_flags pkey_index port_num"),
     (SQD, SQD, UD): _row("", "pkey_index qkey"),
@@ -71,6 +83,20 @@ TRANSITIONS: dict[tuple[QPState, QPState, QPType], Transition] = {
         for k in RAW
     },
     **{(s, t, k): _row() for s in QPState for t in (RESET, ERR) for k in QPType},
+}
+
+# The same for end-to-end contexts (IBA vol. 1, 10.2.7, 11.2.7.2).  They have no SQE: what fails is a message.
+EE_STATES = (RESET, INIT, RTR, RTS, SQD, ERR)
+_EE_LATER = "ah_attr timeout retry_cnt max_rd_atomic max_dest_rd_atomic pkey_index port_num " + _STRIPES
+EE_TRANSITIONS: dict[tuple[QPState, QPState], Transition] = {
+    (RESET, INIT): _row("pkey_index port_num"),
+    (INIT, INIT): _row("", "pkey_index port_num"),
+    (INIT, RTR): _row("ah_attr path_mtu dest_ee_num rq_psn max_dest_rd_atomic", "pkey_index " + _STRIPES),
+    (RTR, RTS): _row("timeout retry_cnt sq_psn max_rd_atomic"),
+    (RTS, SQD): _row(),
+    (SQD, SQD): _row("", _EE_LATER),
+    (SQD, RTS): _row(),
+    **{(s, t): _row() for s in EE_STATES for t in (RESET, ERR)},
 }
 
 # Where connections of InfiniBand ports also take an alternate path, and its state (IBA vol. 1, table 91).
@@ -90,6 +116,8 @@ RANGES: dict[str, tuple[int, int]] = {
     "port_num": (1, 255),
     "qkey": (0, 0xFFFFFFFF),
     "dest_qp_num": (0, 0xFFFFFF),
+    "dest_ee_num": (0, 0xFFFFFF),
+    "reorder_ns": (1, 1 << 40),
     "rq_psn": (0, 0xFFFFFF),
     "sq_psn": (0, 0xFFFFFF),
     "max_rd_atomic": (0, 255),
@@ -117,25 +145,43 @@ def check(
     `InvalidStateError`: there is no such transition.  `InvalidAttributeError`: an attribute is missing, or is not
     allowed there.  alternate: may it have an alternate path?
     """
-    row = TRANSITIONS.get((current, target, service))
+    rows = {(s, t): row for (s, t, k), row in TRANSITIONS.items() if k is service}
+    row = rows.get((current, target))
+    if row is not None and alternate and service in (RC, UC):
+        more = ALTERNATE_PATH.get((current, target), frozenset())
+        rows[current, target] = Transition(row.needs, row.allows | more)
+    _check(rows, f"{service.name} queue pair", service.name, current, target, given)
+
+
+def check_ee(current: QPState, target: QPState, given: Iterable[str]) -> None:
+    """`check` for end-to-end contexts."""
+    _check(EE_TRANSITIONS, "end-to-end context", "EE context", current, target, given)
+
+
+def _check(
+    rows: dict[tuple[QPState, QPState], Transition],
+    what: str,
+    short: str,
+    current: QPState,
+    target: QPState,
+    given: Iterable[str],
+) -> None:
+    row = rows.get((current, target))
     if row is None:
-        ways = sorted({t.name for (s, t, k) in TRANSITIONS if s is current and k is service})
+        ways = sorted({t.name for (s, t) in rows if s is current})
         raise InvalidStateError(
-            f"{service.name} queue pair: no way from {current.name} to {target.name}; "
+            f"{what}: no way from {current.name} to {target.name}; "
             f"from {current.name} it may go to {', '.join(ways)}"
         )
     names = set(given)
     if missing := row.needs - names:
         raise InvalidAttributeError(
-            f"{service.name} {current.name} -> {target.name} also needs {', '.join(sorted(missing))}"
+            f"{short} {current.name} -> {target.name} also needs {', '.join(sorted(missing))}"
         )
-    allows = row.allows
-    if alternate and service in (RC, UC):
-        allows |= ALTERNATE_PATH.get((current, target), frozenset())
-    if extra := names - row.needs - allows:
-        allowed = ", ".join(sorted(row.needs | allows)) or "none"
+    if extra := names - row.needs - row.allows:
+        allowed = ", ".join(sorted(row.needs | row.allows)) or "none"
         raise InvalidAttributeError(
-            f"{service.name} {current.name} -> {target.name} does not take {', '.join(sorted(extra))}; "
+            f"{short} {current.name} -> {target.name} does not take {', '.join(sorted(extra))}; "
             f"attributes there: {allowed}"
         )
 

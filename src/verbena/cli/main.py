@@ -332,6 +332,53 @@ def fabric(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A fabric file (YAML).", show_default=False)],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            help="A key and its values: load=0.1:0.9:0.1 or fabric.lanes=1,2,4; may be given several times.",
+            show_default=False,
+        ),
+    ],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each combination.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="The study's folder (default: runs/FILE-sweep).", show_default=False
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="A Dask scheduler, such as tcp://head:8786.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes here (default: a core each).", show_default=False),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the results as CSV, too.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only what went wrong.")] = False,
+) -> int:
+    """Run a fabric file many times, with other values and seeds, on all cores or a cluster.
+
+    What is done already is not done again: the same command goes on after an interruption.
+    """
+    from verbena.cli.sweep import sweep as run_sweep
+
+    return run_sweep(
+        str(file),
+        vary=vary,
+        seeds=seeds,
+        out=None if out is None else str(out),
+        scheduler=scheduler,
+        workers=workers,
+        csv=csv,
+        quiet=quiet,
+    )
+
+
+@app.command()
 def dump(
     capture: Annotated[Path, typer.Argument(help="A pcap, pcapng or ERF file.", show_default=False)],
     count: Annotated[
@@ -381,6 +428,27 @@ def show(
         output=None if output is None else str(output),
         format=None if format is None else format.value,
     )
+
+
+@app.command()
+def contexts(
+    nodes: Annotated[int, typer.Option("-N", "--nodes", min=2, max=64, help="Number of nodes.")] = 3,
+    processes: Annotated[
+        int, typer.Option("-M", "--processes", min=1, max=32, help="Processes on each node.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
+    fabric: Annotated[
+        bool, typer.Option("--fabric", help="Over an InfiniBand fabric: switch, subnet manager, credits.")
+    ] = False,
+) -> int:
+    """Count what a full mesh takes, by reliable connections and by reliable datagrams.
+
+    Both meshes are built in virtual time; every process sends a message to every one of every other node, and the
+    adapters tell how many queue pairs and end-to-end contexts they hold.
+    """
+    from verbena.cli.contexts import contexts as count_contexts
+
+    return count_contexts(nodes, processes, seed, fabric)
 
 
 for _command in COMMANDS:

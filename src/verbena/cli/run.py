@@ -23,6 +23,7 @@ from rich.table import Table
 from verbena import _pure
 from verbena.errors import FabricFileError, SystemLimitError, VerbenaError
 from verbena.scenario.builder import open_input
+from verbena.scenario.fabric_schema import Traffic
 from verbena.scenario.load import load_fabric
 from verbena.scenario.outcome import NoWatcher, RunResult, Watcher, duration
 from verbena.scenario.real import run_real
@@ -71,6 +72,10 @@ def run(
     return EXIT_OK if result.ok else EXIT_FAILED
 
 
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
 def _say(sentence: str, status: int) -> int:
     print(sentence, file=sys.stderr)
     return status
@@ -79,7 +84,9 @@ def _say(sentence: str, status: int) -> int:
 def _prepare(file: str, time: str, input: str | None, seed: int | None) -> FabricFile:
     if time not in ("real", "virtual"):
         raise SystemLimitError(f"--time {time}: real or virtual")
-    fabric = load_fabric(file)
+    fabric = load_fabric(file, _warn)
+    if time == "real" and any(isinstance(workload, Traffic) for workload in fabric.workloads):
+        raise SystemLimitError("--time real: traffic without bytes runs in virtual time only")
     if seed is not None:
         if not 0 <= seed < 1 << 64:
             raise SystemLimitError(f"--seed {seed}: from 0 to 2^64 - 1")
@@ -212,6 +219,11 @@ def _print(console: Console, result: RunResult, folder: Path) -> None:
             table.add_row(name, row.what, f"{row.bytes:,}" if row.bytes else "", duration(row.ns), row.rate)
     console.print(table)
     _print_packets(console, result)
+    for sentence in result.warnings:
+        _warn(sentence)
+    for outcome in result.outcomes:
+        for sentence in outcome.facts.get("warnings", {}).values():
+            _warn(f"{outcome.name}: {sentence}")
     for outcome in result.outcomes:
         console.print(f"{'ok    ' if outcome.ok else 'FAILED'} {outcome.name}: {outcome.verdict}")
     for what, left, right in result.balance:

@@ -6,6 +6,8 @@ from verbena.fabric.tables cimport Arbiter, Lane, Packet, Port, Queue
 
 cdef class Arbitration(Ledger):
     cdef bint may_send(self, Port *o, int lane) noexcept nogil
+    cdef bint may_send_flit(self, Port *o, int lane) noexcept nogil
+    cdef void look_for_credit(self, Port *o, int lane) noexcept nogil
     cdef int pick(self, Port *o, uint32_t lanes) noexcept nogil
     cdef int by_turns(self, Port *o, uint32_t lanes) noexcept nogil
     cdef int weighted(self, Port *o, uint32_t lanes) noexcept nogil

@@ -38,11 +38,23 @@ class Arbitration(Ledger):
     """Which lane and which input an output serves next."""
 
     def may_send(self, o, lane):
-        """Could this lane send now?  (Train mode: a whole packet; flit mode overrides this.)"""
+        """Could this lane send now?  In train mode: is there credit for all of its next packet?"""
+        if self.flits:
+            return self.may_send_flit(o, lane)
         line = o.lane[lane]
         if not line.first:
             return False
-        return lane == VL15 or line.credits >= line.first.head.blocks
+        if lane == VL15 or line.credits >= line.first.head.blocks:
+            return True
+        self.look_for_credit(o, lane)
+        return line.credits >= line.first.head.blocks
+
+    def may_send_flit(self, o, lane):
+        """The same in flit mode (module `flits`)."""
+        return False
+
+    def look_for_credit(self, o, lane):
+        """Take the credit that the peer has given back (module `trains`)."""
 
     def pick(self, o, lanes):
         """The lane that sends next among `lanes` (bits); -1: none can."""
@@ -150,7 +162,7 @@ class Arbitration(Ledger):
         line = o.lane[q.lane]
         q.output = o
         q.waiting = True
-        q.since_ps = self.now_ps
+        q.head.since_ps = self.now_ps
         q.stamp += 1
         q.next = NO_QUEUE
         if line.first:
@@ -209,12 +221,14 @@ class Arbitration(Ledger):
         total: cython.longlong
         if o.byte_ps:
             o.free_ps = self.now_ps + octets * o.byte_ps
+            o.busy_ps += octets * o.byte_ps
             return o.free_ps
         if o.free_ps != self.now_ps:
             o.remainder = 0
         total = octets * BYTE_PS + o.remainder
         o.remainder = total % o.rate_bps
         o.free_ps = self.now_ps + total // o.rate_bps
+        o.busy_ps += o.free_ps - self.now_ps
         return o.free_ps
 
     def set_arbitration(self, port, high, low, limit_high):

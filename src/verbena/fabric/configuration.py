@@ -114,10 +114,19 @@ class Configuration(Sources):
         for p in (a, b):
             self._plug(p, rate_bps, bit_error_rate)
         one.peer, two.peer = two, one
+        for end, far in ((a, b), (b, a)):
+            self._face(end, far)
         one.delay_ps = two.delay_ps = delay_ns * 1000
         one.credit_ps = two.credit_ps = delay_ns * 1000 + self.span(one, FLIT_HEADER)
         self.come_up(one)
         self.come_up(two)
+
+    def _face(self, port, other):
+        """Note at a port what it must know of its peer's node for every packet."""
+        p = self.port_at(port)
+        node = self.port_at(other).node
+        p.far_cuts = node.kind == SWITCH and node.cut_through
+        p.far_latency_ps = node.latency_ps
 
     def _plug(self, port, rate_bps, bit_error_rate):
         p = self.port_at(port)
@@ -129,6 +138,10 @@ class Configuration(Sources):
         if not 0 <= bit_error_rate < 0.5:
             raise InvalidAttributeError(f"bit_error_rate is {bit_error_rate}; it must be from 0 to below 0.5")
         p.rate_bps = rate_bps
+        if p.node.rate_bps == 0:
+            p.node.rate_bps = rate_bps
+        elif p.node.rate_bps != rate_bps:
+            p.node.mixed = True
         p.byte_ps = BYTE_PS // rate_bps if BYTE_PS % rate_bps == 0 else 0
         p.free_ps, p.remainder = self.now_ps, 0
         if self.flits:
@@ -210,6 +223,8 @@ class Configuration(Sources):
         p = self.port_at(port)
         p.lid = _within(base, 0, FIRST_MULTICAST - 1, "a LID")
         p.lmc = _within(lmc, 0, 7, "an LMC")
+        if p.number == 0:
+            p.node.lid, p.node.lmc = p.lid, p.lmc
 
     def set_lft(self, node, first_lid, ports, in_port=0):
         """Part of a switch's forwarding table: the output for each LID from `first_lid` on; 255: none.

@@ -1,10 +1,10 @@
 # C types of fabric/core.py.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
-from verbena.fabric.configuration cimport Configuration
+from verbena.fabric.meters cimport Meters
 from verbena.fabric.tables cimport Event, Packet, Port, Queue
 
-cdef class FabricCore(Configuration):
+cdef class FabricCore(Meters):
     cdef dict _held
     cdef object _next_handle
 

@@ -3,7 +3,8 @@
 `FabricCore` is the whole of it, without clock, socket or randomness of its own: packets and the time go in, packets
 and reports come out.  Its parts, each built on the one before: `tables` (what there is), `wheel` (events), `ledger`
 (counters, traces, latencies), `arbitration` (whose turn it is), `smi` (directed routes), `crossbar` (from input to
-output), `trains` (links, and the timing model), `flits` (links flit by flit), `sources` (load), `configuration`.
+output), `trains` (links, and the timing model), `flits` (links flit by flit), `sources` (load), `configuration`,
+`meters` (what is read of all of it at once).
 
 Time: integer nanoseconds outside, picoseconds inside.  What happens at a picosecond counts as happening at the next
 whole nanosecond: ``run(t)`` works off everything up to t x 1000 ps.
@@ -17,8 +18,8 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 from verbena.errors import InvalidAttributeError
-from verbena.fabric.configuration import Configuration
 from verbena.fabric.ledger import COUNTER_NAMES
+from verbena.fabric.meters import Meters
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import malloc
@@ -33,7 +34,7 @@ SMALLEST_PACKET = 8 + 12 + 2
 LARGEST_PACKET = 2047 * 4 + 2
 
 
-class FabricCore(Configuration):
+class FabricCore(Meters):
     """A fabric of nodes and links in virtual time.
 
     `flits`: every flit is an event, with its bytes, error checks and retransmissions; otherwise a packet is a train of
@@ -45,6 +46,7 @@ class FabricCore(Configuration):
         super().__init__(bool(flits), seed)
         self._held = {}
         self._next_handle = 0
+        self.tap_first = self.tap_last = NO_PACKET
 
     # --- time -----------------------------------------------------------------------------------------------
 
@@ -79,7 +81,6 @@ class FabricCore(Configuration):
                 self.now_ps = e.time
             self.events += 1
             self.handle(e)
-            self.free_event(e)
             if self.stop and limit - self.now_ps >= 1000:
                 limit = (self.now_ps + 999) // 1000 * 1000
             e = self.next_event(limit)
@@ -87,7 +88,7 @@ class FabricCore(Configuration):
 
     def handle(self, e):
         if e.kind == EVENT_ARRIVE:
-            self.arrive(e.port, e.packet, e.stamp)
+            self.arrive(e.port, cython.cast(cython.pointer(Packet), e.what), e.stamp)
         elif e.kind == EVENT_SENT:
             if e.stamp == e.port.epoch:
                 self.train_sent(e.port)
@@ -95,11 +96,11 @@ class FabricCore(Configuration):
             if e.stamp == e.port.epoch:
                 self.credit(e.port, e.lane, e.number)
         elif e.kind == EVENT_SOURCE:
-            self.produce(self.sources[e.number])
+            self.produce(cython.cast(cython.pointer(Source), e.what))
         elif e.kind == EVENT_TIMEOUT:
-            self.timed_out(e.queue, e.stamp)
+            self.timed_out(cython.cast(cython.pointer(Queue), e.what), e.stamp)
         elif e.kind == EVENT_WAKE:
-            self.wake(e.queue, e.stamp)
+            self.wake(cython.cast(cython.pointer(Queue), e.what), e.stamp)
         else:
             self.link_event(e)
 
@@ -112,10 +113,6 @@ class FabricCore(Configuration):
         if lane < 0:
             return True
         return p.lane[lane].outbox.length < p.send_queue
-
-    def lane_of(self, port, sl):
-        """The lane on which packets of a service level leave a port; -1: it has none for them."""
-        return self.lane_for(self.port_at(port), sl)
 
     def inject(self, port, packet, tag=0):
         """Send a packet from a port: its bytes from LRH to ICRC, without VCRC.  `tag` comes back at its delivery.
@@ -256,7 +253,7 @@ class FabricCore(Configuration):
                     "xmit_bytes": line.xmit_bytes,
                     "rcv_packets": line.rcv_packets,
                     "rcv_bytes": line.rcv_bytes,
-                    "credits": line.credits,
+                    "credits": self.credits_of(p, lane),
                 }
         for name in COUNTER_NAMES[:4]:  # kept by lane
             result[name] = sum(counters[name] for counters in lanes.values())
@@ -319,6 +316,29 @@ class FabricCore(Configuration):
                     continue
                 q = self.ports[i].lane[lane].first
                 while q:
-                    result.append((q.port.index, lane, q.since_ps // 1000, i))
+                    result.append((q.port.index, lane, q.head.since_ps // 1000, i))
                     q = q.next
+        return result
+
+    # --- taps -----------------------------------------------------------------------------------------------
+
+    def tap(self, port, on):
+        """From now on, keep a copy of every packet that passes a port, out or in, for `take_taps`."""
+        self.port_at(port).tapped = bool(on)
+
+    def take_taps(self):
+        """What has passed the tapped ports since the last call: [(time_ns, port, outbound, packet)].
+
+        `packet` is bytes, LRH to VCRC, as on the cable; the time is that of its last byte.  What a port refused, what
+        was cut off, and phantoms of train mode, which have no bytes, are not there.
+        """
+        result = []
+        p = self.tap_first
+        while p:
+            following = p.next
+            packet = p.data[: p.size] if cython.compiled else bytes(p.data)
+            result.append(((p.tail_ps + 999) // 1000, p.received, bool(p.in_port), packet))
+            self.release_packet(p)
+            p = following
+        self.tap_first = self.tap_last = NO_PACKET
         return result

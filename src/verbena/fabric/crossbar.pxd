@@ -12,6 +12,8 @@ cdef enum:  # what `route` says besides an output
 
 cdef class Crossbar(Smi):
     cdef int fate
+    cdef Packet *tap_first
+    cdef Packet *tap_last
 
     cdef void serve(self, Port *o) noexcept nogil
     cdef void credit_back(self, Port *r, int lane, int32_t blocks) noexcept nogil
@@ -42,3 +44,4 @@ cdef class Crossbar(Smi):
     cdef void leave_buffer(self, Queue *q, Packet *p) noexcept nogil
     cdef void sent(self, Queue *q, Packet *p) noexcept nogil
     cdef Queue *inbox_of(self, Port *r, Packet *p) noexcept nogil
+    cdef void note_tap(self, Port *port, Packet *p, bint outbound, int64_t time) noexcept nogil

@@ -122,7 +122,7 @@ class Crossbar(Smi):
         q.delayed = True
         q.stamp += 1
         e = self.schedule(when, EVENT_WAKE, q.port)
-        e.queue = q
+        e.what = q
         e.stamp = q.stamp
         return False
 
@@ -141,8 +141,7 @@ class Crossbar(Smi):
                 self.fate = FATE_LATER
             return NO_PORT
         number = self.table_entry(node, q.port.number, p.dlid)
-        own = node.port[0]
-        if own.lid and (p.dlid >> own.lmc) == (own.lid >> own.lmc):
+        if node.lid and (p.dlid >> node.lmc) == (node.lid >> node.lmc):
             number = 0
         if number == 0:
             if not self.for_switch(p):
@@ -200,7 +199,7 @@ class Crossbar(Smi):
         last: cython.longlong
         before: cython.longlong
         when: cython.longlong
-        if not q.inbound or o.rate_bps <= q.port.rate_bps:
+        if not q.port.node.mixed or not q.inbound or o.rate_bps <= q.port.rate_bps:
             return False
         when = p.tail_ps + q.port.node.latency_ps
         if when <= self.now_ps:
@@ -218,7 +217,7 @@ class Crossbar(Smi):
         q.delayed = True
         q.stamp += 1
         e = self.schedule(when, EVENT_WAKE, q.port)
-        e.queue = q
+        e.what = q
         e.stamp = q.stamp
         return True
 
@@ -289,6 +288,8 @@ class Crossbar(Smi):
                 self.dropped += 1
                 self.inside -= 1
                 p.gone = True
+                if p.source:
+                    p.source.dropped += 1
                 if self.trace_mask & TRACE_DROP:
                     self.trace(TRACE_DROP, q.port, p.lane, 0, p.size, p.id, 0, self.now_ps)
                 self.release_packet(p)
@@ -309,7 +310,7 @@ class Crossbar(Smi):
     def leave_buffer(self, q, p):
         """A packet no longer holds the place it had."""
         line = q.port.lane[q.lane]
-        if q.owner:
+        if q.is_copy:
             return
         if q.inbound:
             line.occupied -= p.blocks
@@ -320,7 +321,7 @@ class Crossbar(Smi):
                 if p.source.waiting and not p.source.scheduled:
                     p.source.scheduled = True
                     e = self.schedule(self.now_ps, EVENT_SOURCE, q.port)
-                    e.number = p.source.index
+                    e.what = p.source
             if line.room_wanted and q.length < q.port.send_queue:
                 line.room_wanted = False
                 self.report(ROOM, q.port, 1 << q.lane)
@@ -330,7 +331,7 @@ class Crossbar(Smi):
         q.sending = NO_PACKET
         self.leave_buffer(q, p)
         self.release_packet(p)
-        if q.owner:
+        if q.is_copy:
             self.copy_gone(q)
         else:
             self.enlist(q)
@@ -354,7 +355,7 @@ class Crossbar(Smi):
                 if not o:
                     continue
                 copy = self.new_queue(q.port, q.lane, q.inbound)
-                copy.owner = q
+                copy.owner, copy.is_copy = q, True
                 copy.next = first
                 copy.output = o
                 first = copy
@@ -367,7 +368,7 @@ class Crossbar(Smi):
         self.fate = FATE_COPIED
         self.replicated += made - 1
         q.sending = self.take_head(q)
-        q.sending_tail_ps = p.tail_ps
+        p.came_ps = p.tail_ps
         q.copies = made
         self.inside -= 1  # the original only keeps its place; it goes on as its copies
         while first:
@@ -410,20 +411,20 @@ class Crossbar(Smi):
         """See to it that a head that begins to wait does not wait for ever, if there is a limit."""
         when: cython.longlong = 0
         if q.output.hoq_ps > 0 and q.lane != VL15:
-            when = q.since_ps + q.output.hoq_ps
+            when = q.head.since_ps + q.output.hoq_ps
         if q.port.node.lifetime_ps > 0 and q.port.node.kind == SWITCH:
             if when == 0 or q.head.entered_ps + q.port.node.lifetime_ps < when:
                 when = q.head.entered_ps + q.port.node.lifetime_ps
         if when:
             e = self.schedule(when, EVENT_TIMEOUT, q.port)
-            e.queue = q
+            e.what = q
             e.stamp = q.stamp
 
     def timed_out(self, q, stamp):
         if q.stamp != stamp or not q.waiting:
             return
         self.give_up(q, DROP_LIFETIME if self.expired(q.port.node, q.head) else DROP_HOQ)
-        if q.owner:
+        if q.is_copy:
             self.copy_gone(q)
         else:
             self.enlist(q)
@@ -432,3 +433,21 @@ class Crossbar(Smi):
         if q.delayed and q.stamp == stamp:
             q.delayed = False
             self.enlist(q)
+
+    # --- taps -----------------------------------------------------------------------------------------------
+
+    def note_tap(self, port, p, outbound, time):
+        """A packet has passed a tapped port as a whole: keep a copy, which no counter knows of."""
+        if not p.data:
+            return
+        copy = self.copy_of(p)
+        self.inside -= 1
+        self.next_id -= 1
+        copy.tail_ps = time
+        copy.received = port.index
+        copy.in_port = outbound
+        if self.tap_first:
+            self.tap_last.next = copy
+        else:
+            self.tap_first = copy
+        self.tap_last = copy

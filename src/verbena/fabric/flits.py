@@ -65,12 +65,12 @@ class Flits(Retry):
 
     def link_event(self, e):
         if e.kind == EVENT_READY:
-            self.ready(e.port, e.packet, e.number)
+            self.ready(e.port, cython.cast(cython.pointer(Packet), e.what), e.number)
         elif e.stamp != e.port.epoch:
             if e.kind == EVENT_FLIT:
-                self.free_flit(e.flit)
+                self.free_flit(cython.cast(cython.pointer(Flit), e.what))
         elif e.kind == EVENT_FLIT:
-            self.flit_arrived(e.port, e.flit, e.number)
+            self.flit_arrived(e.port, cython.cast(cython.pointer(Flit), e.what), e.number)
         elif e.kind == EVENT_ACK:
             self.ack_timeout(e.port)
         elif e.kind == EVENT_REPLAY:
@@ -80,13 +80,9 @@ class Flits(Retry):
 
     # --- packets into flits ---------------------------------------------------------------------------------
 
-    def may_send(self, o, lane):
-        """Train mode: credit for a whole packet; flit mode: that, or the next flit of the one that is on its way."""
+    def may_send_flit(self, o, lane):
+        """Credit for a whole packet, or the next flit of the one that is on its way."""
         line = o.lane[lane]
-        if not self.flits:
-            if not line.first:
-                return False
-            return lane == VL15 or line.credits >= line.first.head.blocks
         if line.active:
             p = line.active.sending
             return p.ready >= p.size or p.ready >= line.offset + FLIT_PAYLOAD
@@ -135,7 +131,7 @@ class Flits(Retry):
             line = o.lane[lane]
             if not line or not line.first or line.active or self.may_send(o, lane):
                 continue
-            if line.first.since_ps + k.ask_ps <= self.now_ps:
+            if line.first.head.since_ps + k.ask_ps <= self.now_ps:
                 k.asks |= cython.cast(cython.uint, 1) << lane
         self.serve(o)
         if o.waiting and not k.ask_timer:
@@ -152,7 +148,7 @@ class Flits(Retry):
             q = self.take_turn(o, lane)
             p = self.take_head(q)
             q.sending = p
-            q.sending_tail_ps = p.tail_ps
+            p.came_ps = p.tail_ps
             p.output = o
             line.active = q
             line.offset = 0
@@ -198,6 +194,8 @@ class Flits(Retry):
             p.output = NO_PORT
             if self.trace_mask & TRACE_SENT:
                 self.trace(TRACE_SENT, o, p.lane, 0, p.size, p.id, 0, self.now_ps)
+            if o.tapped:
+                self.note_tap(o, p, True, self.now_ps)
             if o.external:
                 self.exported += 1
                 self.inside -= 1
@@ -232,6 +230,8 @@ class Flits(Retry):
             self.get_ready(r, p)
         if f.last:
             line.arriving = NO_PACKET
+            if r.tapped and not p.bad:
+                self.note_tap(r, p, False, self.now_ps)
             self.release_packet(p)
 
     def begin_packet(self, r, f):
@@ -280,7 +280,7 @@ class Flits(Retry):
             return
         p.refs += 1
         e = self.schedule(self.now_ps + r.node.latency_ps, EVENT_READY, r)
-        e.packet = p
+        e.what = p
         e.number = p.received
 
     def truncate(self, r, p):
@@ -399,6 +399,8 @@ class Flits(Retry):
                 f = f.next
         self.forget_flits(o)
         k.active = 0
+        if o.free_ps > self.now_ps:
+            o.busy_ps -= o.free_ps - self.now_ps
         o.free_ps = self.now_ps
         q = o.tx_queue
         o.tx_queue = NO_QUEUE

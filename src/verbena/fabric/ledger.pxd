@@ -1,7 +1,7 @@
 # C types of fabric/ledger.py.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from verbena.fabric.tables cimport Packet, Port, Report, Trace
+from verbena.fabric.tables cimport Packet, Port, Report, Source, Trace
 from verbena.fabric.wheel cimport Wheel
 
 cdef enum:
@@ -18,6 +18,8 @@ cdef class Ledger(Wheel):
     cdef readonly int64_t packet_hops
     cdef readonly int64_t events
     cdef uint64_t *bins
+    cdef uint64_t *group_bins  # of each group of sources
+    cdef int32_t group_count
     cdef int64_t latency_sum
     cdef int64_t latency_min
     cdef int64_t latency_max
@@ -38,4 +40,6 @@ cdef class Ledger(Wheel):
     cdef void report(self, int32_t kind, Port *port, int32_t detail) noexcept nogil
     cdef void drop(self, Port *port, Packet *p, int reason) noexcept nogil
     cdef void measure(self, int64_t ps) noexcept nogil
+    cdef void measure_source(self, Source *s, int32_t size, int64_t ps) noexcept nogil
+    cdef object _use_group(self, int group)
     cdef int latency_bin(self, int64_t ps) noexcept nogil

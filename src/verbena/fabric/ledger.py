@@ -76,18 +76,21 @@ class Ledger(Wheel):
         self.trace_mask = 0
         self.trace_count = self.trace_room = self.report_count = self.report_room = 0
         self.stop = False
+        self.group_count = 0
         if cython.compiled:
             self.bins = cython.cast(cython.pointer(uint64_t), calloc(BINS, 8))
             if not self.bins:
                 raise MemoryError
         else:
             self.bins = [0] * BINS
+            self.group_bins = []
             self.traces, self.report_list = [], []
             self.delivered_first = self.delivered_last = None
 
     def __dealloc__(self):
         if cython.compiled:
             free(self.bins)
+            free(self.group_bins)
             free(self.traces)
             free(self.report_list)
 
@@ -138,6 +141,8 @@ class Ledger(Wheel):
         port.counters[reason] += 1
         self.dropped += 1
         self.inside -= 1
+        if p.source:
+            p.source.dropped += 1
         if self.trace_mask & TRACE_DROP:
             self.trace(TRACE_DROP, port, p.lane, reason, p.size, p.id, 0, self.now_ps)
         self.release_packet(p)
@@ -158,6 +163,35 @@ class Ledger(Wheel):
             self.latency_max = ps
         if self.latency_min < 0 or ps < self.latency_min:
             self.latency_min = ps
+
+    def measure_source(self, s, size, ps):
+        """A source's packet was delivered."""
+        s.delivered += 1
+        s.delivered_bytes += size
+        s.latency_sum += ps
+        if ps > s.latency_max:
+            s.latency_max = ps
+        if s.group >= 0:
+            self.group_bins[s.group * BINS + self.latency_bin(ps)] += 1
+
+    def _use_group(self, group):
+        """Let there be bins for that group of sources."""
+        i: cython.int
+        if group < self.group_count:
+            return
+        if cython.compiled:
+            grown = cython.cast(
+                cython.pointer(uint64_t),
+                realloc(self.group_bins, (group + 1) * BINS * cython.sizeof(uint64_t)),
+            )
+            if not grown:
+                raise MemoryError
+            self.group_bins = grown
+            for i in range(self.group_count * BINS, (group + 1) * BINS):
+                self.group_bins[i] = 0
+        else:
+            self.group_bins += [0] * ((group + 1 - self.group_count) * BINS)
+        self.group_count = group + 1
 
     # --- for the software above ---------------------------------------------------------------------------
 
@@ -204,6 +238,17 @@ class Ledger(Wheel):
             self.traces = []
         return result
 
+    def group_histogram(self, group):
+        """Latencies of a group of sources: [(from, below, count)] in ps, as in `latency_histogram`."""
+        first: cython.int = group * BINS
+        if not 0 <= group < self.group_count:
+            return []
+        return [
+            (_bin_edge(b), _bin_edge(b + 1), self.group_bins[first + b])
+            for b in range(BINS)
+            if self.group_bins[first + b]
+        ]
+
     def latency_histogram(self):
         """What was delivered: ``count``, ``sum_ps``, ``min_ps``, ``max_ps``, and ``bins`` [(from, below, count)] in ps.
 
@@ -228,6 +273,8 @@ class Ledger(Wheel):
         b: cython.int
         for b in range(BINS):
             self.bins[b] = 0
+        for b in range(self.group_count * BINS):
+            self.group_bins[b] = 0
         self.latency_sum = self.latency_max = self.delivered_bytes = self.packet_hops = 0
         self.latency_min = -1
 

@@ -123,12 +123,13 @@ class Retry(Trains):
         end = self.occupy(o, size)
         o.busy = True
         e = self.schedule(end, EVENT_SENT, o)
+        e.what = NOTHING
         e.stamp = o.epoch
         if o.external:
             o.link.leaving = f
             return
         e = self.schedule(end + o.delay_ps, EVENT_FLIT, o.peer)
-        e.flit = f
+        e.what = f
         e.number = size
         e.stamp = o.peer.epoch
 

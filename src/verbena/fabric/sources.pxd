@@ -17,6 +17,7 @@ cdef class Sources(Flits):
     cdef dict _tables
 
     cdef object _use_table(self, Source *s, destinations)
+    cdef object _join_group(self, Source *s, group)
     cdef int32_t choose(self, Source *s) noexcept nogil
     cdef uint64_t random_word(self, Source *s) noexcept nogil
     cdef int64_t gap(self, Source *s) noexcept nogil

@@ -32,6 +32,7 @@ else:
     globals().update(declarations(__file__))
 
 LARGEST_GAP_NS = 100_000_000
+MOST_GROUPS = 4096
 PROCESSES = {"periodic": PERIODIC, "poisson": POISSON, "bursty": BURSTY}
 
 
@@ -72,6 +73,8 @@ class Sources(Flits):
         p = self.new_packet()
         self.injected += 1
         self.offered += 1
+        s.made += 1
+        p.source = s
         p.born_ps = s.next_ps
         p.entered_ps = self.now_ps
         p.size, p.blocks = size, (size + BLOCK - 1) // BLOCK
@@ -80,7 +83,6 @@ class Sources(Flits):
             self.drop(port, p, DROP_LANE)
             return
         p.lane = lane
-        p.source = s
         s.queued += 1
         if self.flits:
             self.dress(p)
@@ -134,7 +136,7 @@ class Sources(Flits):
             if s.next_ps > self.now_ps:
                 s.scheduled = True
                 e = self.schedule(s.next_ps, EVENT_SOURCE, s.port)
-                e.number = s.index
+                e.what = s
                 return
             if s.queued >= AHEAD:
                 s.waiting = True
@@ -187,6 +189,7 @@ class Sources(Flits):
         start_ns=0,
         stop_ns=-1,
         packets=-1,
+        group=-1,
     ):
         """Let a port send packets of `size` bytes (LRH to VCRC) by itself, one every `mean_gap_ns` on average.
 
@@ -194,7 +197,8 @@ class Sources(Flits):
         `destinations`: [(LID, service level)], chosen by `order`: "uniform" or "cyclic"; the port's own LID is passed
         over.  Many sources of the same destinations share one table if they are given the same tuple.  The first packet
         is due at `start_ns` (poisson, bursty: one gap after it), none after `stop_ns`, and no more than `packets`; -1
-        means without end.  Returns the source's number.  Raises `InvalidAttributeError`.
+        means without end.  `group`: a number from 0 to 4095; the latencies of the sources of a group are also counted
+        together (`group_histogram`).  Returns the source's number.  Raises `InvalidAttributeError`.
         """
         if process not in PROCESSES or order not in ("uniform", "cyclic"):
             raise InvalidAttributeError(
@@ -215,6 +219,7 @@ class Sources(Flits):
         s.process, s.cyclic = PROCESSES[process], order == "cyclic"
         s.mean_gap_ps, s.burst, s.size = round(mean_gap_ns * 1000), burst, size
         s.stop_ps, s.left = (stop_ns * 1000 if stop_ns >= 0 else -1), packets
+        self._join_group(s, group)
         self._use_table(s, destinations)
         s.next_ps = max(start_ns * 1000, self.now_ps)
         if s.process != PERIODIC:
@@ -223,8 +228,19 @@ class Sources(Flits):
         self.produce(s)
         return at
 
-    def add_trace(self, port, entries):
-        """Let a port send what a trace says: [(time_ns, size, LID, service level)], in the order of the times."""
+    def _join_group(self, s, group):
+        if not -1 <= group < MOST_GROUPS:
+            raise InvalidAttributeError(
+                f"a group of sources is {group}; it must be from 0 to {MOST_GROUPS - 1}"
+            )
+        self._use_group(group)
+        s.group = group
+
+    def add_trace(self, port, entries, group=-1):
+        """Let a port send what a trace says: [(time_ns, size, LID, service level)], in the order of the times.
+
+        `group`: as of `add_source`.  Returns the source's number.  Raises `InvalidAttributeError`.
+        """
         entries = list(entries)
         limit = self.port_at(port).max_size
         if not entries:
@@ -248,6 +264,7 @@ class Sources(Flits):
         else:
             s.time, s.sizes = columns
         s.process, s.stop_ps, s.left = FROM_TRACE, -1, len(entries)
+        self._join_group(s, group)
         s.next_ps = s.time[0]
         self.produce(s)
         return at

@@ -26,7 +26,12 @@ cdef enum:
     VCRC_BYTES = 2
     VL15_BUFFER = 64  # blocks of the receive buffer of VL15: 16 management datagrams
     SEND_QUEUE = 64  # packets that wait in a port's send queue of one lane
-    CHUNK = 256  # structs that a pool takes from the system at once
+    CHUNK = 64  # structs that a pool takes at once
+    BATCH = 7  # events that lie together
+    CACHE_LINE = 64
+    FIRST_SLAB = 65536  # bytes taken from the system; each slab is twice as large as the one before ...
+    LARGEST_SLAB = 8388608  # ... up to this
+    HUGE_PAGE = 2097152
     MASK_BYTES = 32  # a set of ports 0..255
 
 cdef enum:  # kinds of events
@@ -94,41 +99,49 @@ cdef enum:  # what a trace holds, as bits for `trace_on`
     TRACE_FLIT_RECEIVED = 32
     TRACE_SENT = 64  # a packet's last byte has left a port
 
-cdef struct Event:
+# What is used for every packet lies together in lines of the processor's cache (64 bytes), the rest behind it: with
+# many thousands of ports the time goes into waiting for memory.
+
+cdef struct Event:  # half a line
     int64_t time  # ps
-    Event *next
     Port *port
-    Packet *packet
-    Queue *queue
-    Flit *flit
+    void *what  # the packet, queue or flit
     uint32_t stamp  # of the link or queue that it belongs to: an event whose stamp is old means nothing
-    int32_t number
+    uint16_t number
     uint8_t kind
     uint8_t lane
+
+cdef struct Batch:  # events of one slot of the wheel
+    Batch *next
+    int32_t count
+    Event event[7]
 
 cdef struct Packet:
     Packet *next
     uint8_t *data  # LRH ... VCRC; nothing: only a length
-    Source *source
-    Port *output  # flit mode: where it is being sent
-    int64_t born_ps
     int64_t entered_ps  # when its head could leave the node it is in
-    int64_t tail_ps  # when its last byte has arrived there
-    int64_t id
-    int64_t tag
-    int32_t refs
+    int64_t tail_ps  # when its last byte has arrived there; once it is being sent: in the next node
+    int64_t came_ps  # once it is being sent: when its last byte has arrived in this node
+    int64_t since_ps  # it waits for its output since
     int32_t size  # LRH ... VCRC
-    int32_t blocks
-    int32_t ready  # flit mode: bytes that may be sent on
-    int32_t received  # flit mode: bytes received
+    uint16_t blocks
     uint16_t dlid
+    uint16_t refs
     uint8_t lane
     uint8_t sl
     uint8_t in_port
-    bint entered  # flit mode: it has joined a queue
-    bint gone  # flit mode: dropped, and more of it is on its way
-    bint bad  # cut off by a link that went down
-    bint phantom
+    uint8_t bad  # cut off by a link that went down
+    uint8_t phantom
+    uint8_t gone  # flit mode: dropped, and more of it is on its way
+    Source *source
+    Port *output  # flit mode: where it is being sent
+    Packet *older  # all that were ever made
+    int64_t born_ps
+    int64_t id
+    int64_t tag
+    int32_t ready  # flit mode: bytes that may be sent on
+    int32_t received  # flit mode: bytes received
+    uint8_t entered  # flit mode: it has joined a queue
 
 cdef struct Queue:
     Packet *head
@@ -137,39 +150,43 @@ cdef struct Queue:
     Port *port  # where the packets came in, or will go out if this is a send queue
     Port *output  # which output the head waits for
     Queue *next  # in that output's ring
-    Queue *owner  # a multicast copy's: the queue that holds the buffer
-    int64_t since_ps  # the head waits since
-    int64_t sending_tail_ps
-    int32_t copies  # multicast copies that still wait or travel
     int32_t length
     uint32_t stamp
     uint8_t lane
-    bint inbound  # packets hold blocks of the port's receive buffer
-    bint waiting
-    bint delayed  # an event will enlist the head
+    uint8_t inbound  # packets hold blocks of the port's receive buffer
+    uint8_t waiting
+    uint8_t delayed  # an event will enlist the head
+    uint8_t copies  # multicast copies that still wait or travel
+    uint8_t is_copy
+    Queue *owner  # a multicast copy's: the queue that holds the buffer
 
 cdef struct Lane:
-    int32_t credits  # blocks that the peer has room for
-    int32_t size  # blocks of the receive buffer
-    int32_t occupied
+    int32_t credits  # blocks that the peer has room for, as far as this side has looked
+    int32_t offset  # flit mode: bytes sent of the packet on its way out
     Queue *first  # queues whose heads wait for this output, in the order of their turns
     Queue *last
     int64_t xmit_packets
     int64_t xmit_bytes
-    int64_t rcv_packets
-    int64_t rcv_bytes
-    Queue *inbox
     Queue *outbox
-    Queue **voq  # by output port
-    bint room_wanted
     Queue *active  # flit mode: whose packet is on its way out
-    int32_t offset  # flit mode: its bytes sent
-    int32_t arrived  # flit mode: blocks received since the link came up, modulo 4096
     int32_t sent  # flit mode: blocks sent, modulo 4096
     int32_t limit  # flit mode: what the peer allowed, modulo 4096
+    # The other half belongs to what comes in by the port, and has a line of its own.
+    int32_t occupied
+    int32_t size  # blocks of the receive buffer
+    Queue *inbox
+    int64_t rcv_packets
+    int64_t rcv_bytes
+    Queue **voq  # by output port
+    int64_t freed_ps  # from when on the peer may use `freeing`
+    int32_t freeing
+    int32_t freed  # blocks that the peer may use, and has not looked for yet
+    uint8_t wanted  # the peer waits for credit
+    uint8_t room_wanted
+    uint8_t skip  # flit mode: the rest of a packet that was refused
+    int32_t arrived  # flit mode: blocks received since the link came up, modulo 4096
     int32_t told  # flit mode: what this side allowed last, modulo 4096
     Packet *arriving  # flit mode
-    bint skip  # flit mode: the rest of a packet that was refused
 
 cdef struct Arbiter:  # VL arbitration (IBA vol. 1, 7.6.9)
     int32_t high_count
@@ -188,36 +205,40 @@ cdef struct Arbiter:  # VL arbitration (IBA vol. 1, 7.6.9)
 cdef struct Port:
     Node *node
     Port *peer
-    int64_t rate_bps
-    int64_t byte_ps  # 0: no whole number
-    int64_t delay_ps
     int64_t credit_ps  # how long a credit takes to come back: the cable and an empty flit
-    int64_t free_ps  # when the last transmission ends or ended
-    int64_t remainder  # of that division
-    Packet *tx_packet
-    Queue *tx_queue
     uint32_t waiting  # lanes on which heads wait
     uint32_t epoch  # of the link
-    int32_t index
-    uint8_t number
+    int32_t max_size
     uint8_t state
+    uint8_t number
     uint8_t lanes
     uint8_t turn
-    bint busy
-    bint external
+    uint8_t busy
+    uint8_t external
+    uint8_t stalled
+    uint8_t hold
+    uint8_t visible
+    uint8_t tapped
+    uint8_t pkeys_in
+    uint8_t pkeys_out
+    uint8_t far_cuts  # the peer is a switch that cuts through
     Lane *lane[16]
-    Arbiter *arbiter
     LinkLayer *link
+    int64_t rate_bps
+    int64_t free_ps  # when the last transmission ends or ended
+    int64_t busy_ps  # how long it has been sending, until free_ps
+    int64_t byte_ps  # 0: no whole number
+    int64_t delay_ps
+    int64_t far_latency_ps  # of the peer's node
     int64_t wait_since_ps  # -1: nothing waits for credit
+    Queue *tx_queue
+    Arbiter *arbiter
+    uint32_t far_epoch  # the peer's
+    int32_t index
+    int64_t remainder  # of the division by the rate
     int64_t hoq_ps
-    int64_t max_size
     int32_t send_queue
     int32_t room_mask
-    bint stalled
-    bint hold
-    bint visible
-    bint pkeys_in
-    bint pkeys_out
     int32_t pkey_count
     uint16_t *pkeys
     uint8_t sl2vl[16]
@@ -226,21 +247,25 @@ cdef struct Port:
     int64_t counters[33]
 
 cdef struct Node:
-    int32_t index
-    int32_t kind
-    int32_t ports  # highest port number
     int64_t latency_ps
     int64_t lifetime_ps
-    bint cut_through
-    bint voq
-    bint per_input
+    Port **port
     uint8_t *lft
     int32_t lft_size
+    int32_t ports  # highest port number
+    uint16_t lid  # of a switch's port 0
+    uint8_t lmc
+    uint8_t kind
+    uint8_t cut_through
+    uint8_t voq
+    uint8_t per_input
+    uint8_t mixed  # its ports have different rates
+    int64_t rate_bps  # of its first cable
     uint8_t **tables  # by input port
     int32_t *table_sizes
     uint8_t *mft
     int32_t mft_size
-    Port **port
+    int32_t index
 
 cdef struct Source:
     Port *port
@@ -264,6 +289,13 @@ cdef struct Source:
     const uint8_t *sl
     const int64_t *time  # a trace's
     const int32_t *sizes
+    int32_t group  # whose latencies are counted together; -1: none
+    int64_t made  # packets
+    int64_t delivered
+    int64_t dropped
+    int64_t delivered_bytes
+    int64_t latency_sum
+    int64_t latency_max
 
 cdef struct Flit:
     Flit *next
@@ -332,7 +364,9 @@ cdef struct Report:
     int32_t detail
 
 cdef extern from *:
+    void *NOTHING "NULL"
     Event *NO_EVENT "NULL"
+    Batch *NO_BATCH "NULL"
     Packet *NO_PACKET "NULL"
     Queue *NO_QUEUE "NULL"
     Port *NO_PORT "NULL"
@@ -345,6 +379,19 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     void Py_FatalError(const char *) noexcept nogil
+
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+    #if defined(MADV_HUGEPAGE)
+    #define verbena_use_huge_pages(p, n) ((void)madvise((p), (n), MADV_HUGEPAGE))
+    #else
+    #define verbena_use_huge_pages(p, n) ((void)0)
+    #endif
+    """
+    void use_huge_pages "verbena_use_huge_pages"(void *, size_t) noexcept nogil
 
 cdef int64_t BYTE_PS  # how long a byte takes at 1 bit/s, in ps
 
@@ -359,21 +406,23 @@ cdef class Tables:
     cdef int32_t port_room
     cdef int32_t source_room
     cdef Packet *free_packets
-    cdef Event *free_events
+    cdef Packet *all_packets
+    cdef Batch *free_batches
     cdef Flit *free_flits
     cdef Queue *free_queues
-    cdef void **chunks
-    cdef int32_t chunk_count
-    cdef int32_t chunk_room
+    cdef void **slabs
+    cdef int32_t slab_count
+    cdef int64_t slab_left  # bytes of the last slab
+    cdef uint8_t *slab_at
     cdef bint flits
     cdef readonly int64_t inside  # packets in the fabric
     cdef int64_t next_id
     cdef int64_t now_ps
 
-    cdef void *chunk(self, size_t size) noexcept nogil
+    cdef void *take(self, size_t size) noexcept nogil
     cdef Packet *new_packet(self) noexcept nogil
     cdef void release_packet(self, Packet *p) noexcept nogil
-    cdef Event *new_event(self) noexcept nogil
+    cdef Batch *new_batch(self) noexcept nogil
     cdef Flit *new_flit(self) noexcept nogil
     cdef void free_flit(self, Flit *f) noexcept nogil
     cdef Queue *new_queue(self, Port *port, int lane, bint inbound) noexcept nogil

@@ -1,9 +1,10 @@
 """What the fabric simulator keeps: nodes, ports, lanes, queues, packets and events, made and freed.
 
-`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields otherwise.
-Pools grow by chunks that are never moved, so that a pointer stays valid; nothing is allocated for a packet once the
-pools have reached the fabric's working size.  A fabric that needs more memory than the system has ends the process,
-as running out of memory elsewhere does.
+`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields
+otherwise.  They are cut, in lines of the processor's cache, from a few large slabs that are never moved (a pointer
+stays valid) and for which huge pages are asked; nothing is allocated for a packet once the pools have reached the
+fabric's working size.  A fabric that needs more memory than the system has ends the process, as running out of memory
+elsewhere does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ else:
     from verbena._declarations import declarations
 
     globals().update(declarations(__file__))
-    NO_EVENT = NO_PACKET = NO_QUEUE = NO_PORT = NO_SOURCE = NO_FLIT = NO_LANE = NO_ARBITER = NO_LINK = None
+    NOTHING = NO_EVENT = NO_BATCH = NO_PACKET = NO_QUEUE = NO_PORT = NO_SOURCE = NO_FLIT = NO_LANE = (
+        NO_ARBITER
+    ) = NO_LINK = None
     NO_BYTES = None
 
 BYTE_PS = 8_000_000_000_000
@@ -37,28 +40,30 @@ class Tables:
         self.now_ps = 0
         self.node_count = self.port_count = self.source_count = 0
         self.node_room = self.port_room = self.source_room = 0
-        self.chunk_count = self.chunk_room = 0
+        self.slab_count = self.slab_left = 0
         if not cython.compiled:
             self.nodes, self.ports, self.sources = [], [], []
-            self.free_packets = self.free_events = self.free_flits = self.free_queues = None
+            self.free_packets = self.all_packets = self.free_flits = self.free_queues = None
 
     def __dealloc__(self):
         i: cython.int
         v: cython.int
         if not cython.compiled:
             return
-        self._free_data()
+        while (
+            self.all_packets
+        ):  # packets not in use have no bytes (their field is cleared when they are freed)
+            free(self.all_packets.data)
+            self.all_packets = self.all_packets.older
         for i in range(self.port_count):
             for v in range(LANES):
                 if self.ports[i].lane[v]:
                     free(self.ports[i].lane[v].voq)
-                    free(self.ports[i].lane[v])
             if self.ports[i].link:
                 free(self.ports[i].link.out)
                 free(self.ports[i].link)
             free(self.ports[i].arbiter)
             free(self.ports[i].pkeys)
-            free(self.ports[i])
         for i in range(self.node_count):
             if self.nodes[i].tables:
                 for v in range(256):
@@ -68,47 +73,47 @@ class Tables:
             free(self.nodes[i].lft)
             free(self.nodes[i].mft)
             free(self.nodes[i].port)
-            free(self.nodes[i])
-        for i in range(self.source_count):
-            free(self.sources[i])
         free(self.nodes)
         free(self.ports)
         free(self.sources)
-        for i in range(self.chunk_count):
-            free(self.chunks[i])
-        free(self.chunks)
-
-    def _free_data(self):
-        """Every packet's bytes: packets not in use have none (their field is cleared when they are freed)."""
-        i: cython.int
-        j: cython.int
-        p: cython.pointer(Packet)
-        if cython.compiled:
-            for i in range(self.chunk_count):
-                if cython.cast(cython.pointer(uint8_t), self.chunks[i])[0] == 1:
-                    p = cython.cast(
-                        cython.pointer(Packet), cython.cast(cython.pointer(uint8_t), self.chunks[i]) + 16
-                    )
-                    for j in range(CHUNK):
-                        free(p[j].data)
+        for i in range(self.slab_count):
+            free(self.slabs[i])
+        free(self.slabs)
 
     # --- pools --------------------------------------------------------------------------------------------
 
-    def chunk(self, size):
-        """Memory for `CHUNK` structs behind 16 bytes of its own, zeroed."""
+    def take(self, size):
+        """Zeroed memory that begins a cache line; it is given back with the fabric."""
+        room: cython.size_t
+        skip: cython.size_t
+        whole: cython.size_t = (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
         if cython.compiled:
-            if self.chunk_count == self.chunk_room:
-                self.chunk_room = self.chunk_room * 2 + 64
-                self.chunks = cython.cast(
+            if cython.cast(cython.size_t, self.slab_left) < whole:
+                room = FIRST_SLAB
+                for _ in range(self.slab_count):
+                    if room < LARGEST_SLAB:
+                        room *= 2
+                align: cython.size_t = HUGE_PAGE if room >= HUGE_PAGE else CACHE_LINE
+                self.slabs = cython.cast(
                     cython.pointer(cython.p_void),
-                    realloc(self.chunks, self.chunk_room * cython.sizeof(cython.p_void)),
+                    realloc(self.slabs, (self.slab_count + 1) * cython.sizeof(cython.p_void)),
                 )
-            block = calloc(1, 16 + CHUNK * size) if self.chunks else cython.cast(cython.p_void, NO_BYTES)
-            if not block:
-                Py_FatalError("verbena: no memory left for the fabric")
-            self.chunks[self.chunk_count] = block
-            self.chunk_count += 1
-            return block
+                slab = (
+                    cython.cast(cython.pointer(uint8_t), calloc(1, room + align)) if self.slabs else NO_BYTES
+                )
+                if not slab:
+                    Py_FatalError("verbena: no memory left for the fabric")
+                self.slabs[self.slab_count] = slab
+                self.slab_count += 1
+                skip = align - cython.cast(cython.size_t, slab) % align
+                self.slab_at = slab + skip
+                self.slab_left = room
+                if align == HUGE_PAGE:
+                    use_huge_pages(self.slab_at, room)
+            taken = self.slab_at
+            self.slab_at += whole
+            self.slab_left -= whole
+            return taken
 
     def new_packet(self):
         i: cython.int
@@ -117,12 +122,13 @@ class Tables:
             self.free_packets = p.next
             p.next = NO_PACKET
         elif cython.compiled:
-            block = cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Packet)))
-            block[0] = 1
-            p = cython.cast(cython.pointer(Packet), block + 16)
-            for i in range(1, CHUNK):
-                p[i].next = self.free_packets
-                self.free_packets = cython.address(p[i])
+            p = cython.cast(cython.pointer(Packet), self.take(CHUNK * cython.sizeof(Packet)))
+            for i in range(CHUNK):
+                p[i].older = self.all_packets
+                self.all_packets = cython.address(p[i])
+                if i > 0:
+                    p[i].next = self.free_packets
+                    self.free_packets = cython.address(p[i])
         else:
             p = Packet()
         p.id = self.next_id
@@ -147,22 +153,23 @@ class Tables:
         p.next = self.free_packets
         self.free_packets = p
 
-    def new_event(self):
+    def new_batch(self):
+        """Room for events; the uncompiled twin keeps them in lists instead."""
         i: cython.int
-        if self.free_events:
-            e = self.free_events
-            self.free_events = e.next
+        size: cython.size_t
+        if self.free_batches:
+            b = self.free_batches
+            self.free_batches = b.next
         elif cython.compiled:
-            e = cython.cast(
-                cython.pointer(Event),
-                cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Event))) + 16,
-            )
+            size = cython.sizeof(Batch)
+            b = cython.cast(cython.pointer(Batch), self.take(size))
             for i in range(1, CHUNK):
-                e[i].next = self.free_events
-                self.free_events = cython.address(e[i])
-        else:
-            e = Event()
-        return e
+                b.next = self.free_batches
+                self.free_batches = b
+                b = cython.cast(cython.pointer(Batch), self.take(size))
+        b.next = NO_BATCH
+        b.count = 0
+        return b
 
     def new_flit(self):
         i: cython.int
@@ -170,10 +177,7 @@ class Tables:
             f = self.free_flits
             self.free_flits = f.next
         elif cython.compiled:
-            f = cython.cast(
-                cython.pointer(Flit),
-                cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Flit))) + 16,
-            )
+            f = cython.cast(cython.pointer(Flit), self.take(CHUNK * cython.sizeof(Flit)))
             for i in range(1, CHUNK):
                 f[i].next = self.free_flits
                 self.free_flits = cython.address(f[i])
@@ -189,18 +193,11 @@ class Tables:
         self.free_flits = f
 
     def new_queue(self, port, lane, inbound):
-        i: cython.int
         if self.free_queues:
             q = self.free_queues
             self.free_queues = q.next
         elif cython.compiled:
-            q = cython.cast(
-                cython.pointer(Queue),
-                cython.cast(cython.pointer(uint8_t), self.chunk(cython.sizeof(Queue))) + 16,
-            )
-            for i in range(1, CHUNK):
-                q[i].next = self.free_queues
-                self.free_queues = cython.address(q[i])
+            q = cython.cast(cython.pointer(Queue), self.take(cython.sizeof(Queue)))
         else:
             q = Queue()
         q.head = q.tail = q.sending = NO_PACKET
@@ -208,7 +205,7 @@ class Tables:
         q.next = q.owner = NO_QUEUE
         q.copies = q.length = 0
         q.stamp += 1
-        q.waiting = q.delayed = False
+        q.waiting = q.delayed = q.is_copy = False
         q.port, q.lane, q.inbound = port, lane, inbound
         return q
 
@@ -248,8 +245,8 @@ class Tables:
                     cython.pointer(cython.pointer(Node)),
                     realloc(self.nodes, self.node_room * cython.sizeof(cython.p_void)),
                 )
-            node = cython.cast(cython.pointer(Node), calloc(1, cython.sizeof(Node)))
-            if not self.nodes or not node:
+            node = cython.cast(cython.pointer(Node), self.take(cython.sizeof(Node)))
+            if not self.nodes:
                 raise MemoryError
             node.port = cython.cast(
                 cython.pointer(cython.pointer(Port)), calloc(256, cython.sizeof(cython.p_void))
@@ -279,8 +276,8 @@ class Tables:
                     cython.pointer(cython.pointer(Port)),
                     realloc(self.ports, self.port_room * cython.sizeof(cython.p_void)),
                 )
-            port = cython.cast(cython.pointer(Port), calloc(1, cython.sizeof(Port)))
-            if not self.ports or not port:
+            port = cython.cast(cython.pointer(Port), self.take(cython.sizeof(Port)))
+            if not self.ports:
                 raise MemoryError
             self.ports[self.port_count] = port
         else:
@@ -301,9 +298,7 @@ class Tables:
     def open_lane(self, port, lane, blocks):
         """Give a port a lane with a receive buffer of that many blocks."""
         if cython.compiled:
-            port.lane[lane] = cython.cast(cython.pointer(Lane), calloc(1, cython.sizeof(Lane)))
-            if not port.lane[lane]:
-                raise MemoryError
+            port.lane[lane] = cython.cast(cython.pointer(Lane), self.take(cython.sizeof(Lane)))
         else:
             port.lane[lane] = Lane()
         made = port.lane[lane]
@@ -331,8 +326,8 @@ class Tables:
                     cython.pointer(cython.pointer(Source)),
                     realloc(self.sources, self.source_room * cython.sizeof(cython.p_void)),
                 )
-            source = cython.cast(cython.pointer(Source), calloc(1, cython.sizeof(Source)))
-            if not self.sources or not source:
+            source = cython.cast(cython.pointer(Source), self.take(cython.sizeof(Source)))
+            if not self.sources:
                 raise MemoryError
             self.sources[self.source_count] = source
         else:

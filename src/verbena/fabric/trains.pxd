@@ -15,7 +15,10 @@ cdef class Trains(Crossbar):
     cdef void reach_end(self, Port *r, Packet *p) noexcept nogil
     cdef void deliver(self, Port *r, Packet *p) noexcept nogil
     cdef void free_blocks(self, Port *r, int lane, int32_t blocks) noexcept nogil
+    cdef void send_credit(self, Port *r, int lane, int32_t blocks, int64_t when) noexcept nogil
     cdef void credit(self, Port *o, int lane, int32_t blocks) noexcept nogil
+    cdef int32_t credits_of(self, Port *o, int lane) noexcept nogil
+    cdef void begin_epoch(self, Port *o) noexcept nogil
     cdef void go_down(self, Port *o, int reason) noexcept nogil
     cdef void cut(self, Port *o) noexcept nogil
     cdef void cut_queue(self, Queue *q) noexcept nogil

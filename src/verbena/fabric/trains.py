@@ -114,9 +114,8 @@ class Trains(Crossbar):
         first: cython.longlong
         q = self.take_turn(o, lane)
         p = self.take_head(q)
-        r = o.peer
         q.sending = p
-        q.sending_tail_ps = p.tail_ps
+        p.came_ps = p.tail_ps
         if lane != VL15:
             o.lane[lane].credits -= p.blocks
             if o.lane[lane].credits < 0:
@@ -129,29 +128,31 @@ class Trains(Crossbar):
         first = self.part_span(o, (p.size if p.size < FLIT_PAYLOAD else FLIT_PAYLOAD) + FLIT_HEADER)
         end = self.occupy(o, p.size + (p.size + FLIT_PAYLOAD - 1) // FLIT_PAYLOAD * FLIT_HEADER)
         o.busy = True
-        o.tx_packet = p
         o.tx_queue = q
         e = self.schedule(end, EVENT_SENT, o)
+        e.what = q
         e.stamp = o.epoch
         p.refs += 1
         p.tail_ps = end + o.delay_ps
-        if r.node.kind == SWITCH and not self.is_stored(r.node, p):
-            when = self.now_ps + first + o.delay_ps + r.node.latency_ps
+        if o.far_cuts and lane != VL15 and p.dlid < FIRST_MULTICAST:
+            when = self.now_ps + first + o.delay_ps + o.far_latency_ps
         else:
-            when = p.tail_ps + r.node.latency_ps
-        e = self.schedule(when, EVENT_ARRIVE, r)
-        e.packet = p
-        e.stamp = r.epoch
+            when = p.tail_ps + o.far_latency_ps
+        e = self.schedule(when, EVENT_ARRIVE, o.peer)
+        e.what = p
+        e.lane = lane
+        e.stamp = o.far_epoch
 
     def train_sent(self, o):
         """The last byte of a packet has left the port."""
         q = o.tx_queue
-        p = o.tx_packet
+        p = q.sending
         o.busy = False
         o.tx_queue = NO_QUEUE
-        o.tx_packet = NO_PACKET
         if self.trace_mask & TRACE_SENT:
             self.trace(TRACE_SENT, o, p.lane, 0, p.size, p.id, 0, self.now_ps)
+        if o.tapped:
+            self.note_tap(o, p, True, self.now_ps)
         self.sent(q, p)
         self.serve(o)
 
@@ -187,6 +188,8 @@ class Trains(Crossbar):
         r.lane[p.lane].occupied += p.blocks
         if p.lane != VL15 and r.lane[p.lane].occupied > r.lane[p.lane].size:
             r.counters[BUFFER_OVERRUN] += 1
+        if r.tapped:
+            self.note_tap(r, p, False, p.tail_ps)
         self.enter(r, p)
 
     def enter(self, r, p):
@@ -239,6 +242,8 @@ class Trains(Crossbar):
         self.delivered += 1
         self.delivered_bytes += p.size
         self.measure(self.now_ps - p.born_ps)
+        if p.source:
+            self.measure_source(p.source, p.size, self.now_ps - p.born_ps)
         if self.trace_mask & TRACE_DELIVER:
             self.trace(TRACE_DELIVER, r, p.lane, 0, p.size, p.id, 0, self.now_ps)
         self.inside -= 1
@@ -262,37 +267,87 @@ class Trains(Crossbar):
         self.credit_back(r, lane, blocks)
 
     def credit_back(self, r, lane, blocks):
-        """The sender has those blocks again after the cable and an empty flit."""
+        """The sender has those blocks again after the cable and an empty flit.
+
+        A sender that still has credit is not told: it looks when it has not enough (`look_for_credit`), which costs no
+        event.  What comes before the last one was due, or while the sender waits for it, has an event of its own.
+        """
         if lane == VL15 or not r.peer:
             return
-        e = self.schedule(self.now_ps + r.credit_ps, EVENT_CREDIT, r.peer)
+        line = r.lane[lane]
+        if line and not line.wanted:
+            if line.freed_ps <= self.now_ps:
+                line.freed += line.freeing
+                line.freeing = 0
+            if line.freeing == 0:
+                line.freeing = blocks
+                line.freed_ps = self.now_ps + r.credit_ps
+                return
+        self.send_credit(r, lane, blocks, self.now_ps + r.credit_ps)
+
+    def send_credit(self, r, lane, blocks, when):
+        e = self.schedule(when, EVENT_CREDIT, r.peer)
         e.lane = lane
         e.number = blocks
-        e.stamp = r.peer.epoch
+        e.stamp = r.far_epoch
+
+    def look_for_credit(self, o, lane):
+        far = o.peer.lane[lane] if o.peer else NO_LANE
+        if not far:
+            return
+        line = o.lane[lane]
+        if far.freeing and far.freed_ps <= self.now_ps:
+            far.freed += far.freeing
+            far.freeing = 0
+        line.credits += far.freed
+        far.freed = 0
+        if line.credits < line.first.head.blocks:
+            far.wanted = True
+            if far.freeing:
+                self.send_credit(o.peer, lane, far.freeing, far.freed_ps)
+                far.freeing = 0
 
     def credit(self, o, lane, blocks):
+        """Credit that the sender waits for, or may wait for, has come."""
         o.lane[lane].credits += blocks
+        o.peer.lane[lane].wanted = False
         if not o.busy and o.waiting:
             self.serve(o)
 
+    def credits_of(self, o, lane):
+        """The blocks that a port may send on a lane now."""
+        line = o.lane[lane]
+        far = o.peer.lane[lane] if o.peer else NO_LANE
+        if self.flits or not far:
+            return line.credits
+        return line.credits + far.freed + (far.freeing if far.freed_ps <= self.now_ps else 0)
+
     # --- links that break -----------------------------------------------------------------------------------
+
+    def begin_epoch(self, o):
+        """What was scheduled for this end of the link means nothing any more."""
+        o.epoch += 1
+        if o.peer:
+            o.peer.far_epoch = o.epoch
 
     def come_up(self, o):
         """One end of a link begins: it may send what is free in the other end's receive buffers."""
         lane: cython.int
-        o.epoch += 1  # credits that came back while the link was down are in the sum below
+        self.begin_epoch(o)  # credits that came back while the link was down are in the sum below
         o.state = STATE_INIT
         o.wait_since_ps = -1
         for lane in range(VL15):
             if o.lane[lane]:
                 o.lane[lane].credits = 0
                 if o.peer and o.peer.lane[lane]:
-                    o.lane[lane].credits = o.peer.lane[lane].size - o.peer.lane[lane].occupied
+                    far = o.peer.lane[lane]
+                    o.lane[lane].credits = far.size - far.occupied
+                    far.freed = far.freeing = far.wanted = 0
         self.report(LINK_UP, o, 0)
 
     def go_down(self, o, reason):
         """One end of a link is down: what was being sent is cut off, what waits is dropped."""
-        o.epoch += 1
+        self.begin_epoch(o)
         o.state = STATE_DOWN
         o.counters[LINK_DOWNED] += 1
         o.wait_since_ps = -1
@@ -306,11 +361,11 @@ class Trains(Crossbar):
         number: cython.int
         if o.busy:
             q = o.tx_queue
-            p = o.tx_packet
+            p = q.sending
             o.busy = False
+            o.busy_ps -= o.free_ps - self.now_ps
             o.free_ps = self.now_ps
             o.tx_queue = NO_QUEUE
-            o.tx_packet = NO_PACKET
             self.sent(q, p)
         for lane in range(LANES):
             line = o.lane[lane]
@@ -324,7 +379,7 @@ class Trains(Crossbar):
 
     def cut_queue(self, q):
         """Packets whose last byte has not arrived will not be whole."""
-        if q.sending and q.sending_tail_ps > self.now_ps:
+        if q.sending and q.sending.came_ps > self.now_ps:
             q.sending.bad = True
         p = q.head
         while p:
@@ -341,7 +396,7 @@ class Trains(Crossbar):
             while o.lane[lane].first:
                 q = o.lane[lane].first
                 self.give_up(q, reason)
-                if q.owner:
+                if q.is_copy:
                     self.copy_gone(q)
                 else:
                     self.enlist(q)

@@ -1,13 +1,15 @@
 """The event queue of the fabric simulator: a hierarchical timing wheel in picoseconds.
 
-The lowest level has 4,096 slots of 1,024 ps; a slot of each level above spans the whole level below, so that five
+The lowest level has 4,096 slots of 4,096 ps; a slot of each level above spans the whole level below, so that five
 levels reach 2^63 ps, further than the clock.  An event lies on the level of the highest digit (of 12 bits) in which
 its time differs from the present, and comes down a level when the present enters its slot: that is once for most
 events, and never more than four times.  A map with a bit for each occupied slot lets the present jump over empty time
 in a few steps, however far.
 
-Within a slot events are sorted when the present enters it, by time and then in the order in which they were scheduled:
-the order of events never depends on the width of a slot.
+A slot keeps its events as they come, in batches.  When the present enters it, they are copied into one array, the
+*agenda*, and sorted by time and then in the order in which they were scheduled (radix sort: the cost of an event does
+not grow with their number); the order of events never depends on the width of a slot.  As the agenda says what comes
+next, the memory that the next events need is fetched into the cache while the present one is worked on.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ except ImportError:
 from verbena.fabric.tables import Tables
 
 if cython.compiled:
-    from cython.cimports.libc.stdlib import calloc, free
+    from cython.cimports.libc.stdlib import calloc, free, realloc
     from cython.cimports.verbena.fabric.tables import *
 else:
     from verbena._declarations import declarations
@@ -53,20 +55,22 @@ class Wheel(Tables):
         self.tick = 0
         self.scheduled = 0
         self.sorted = False
+        self.agenda_at = self.agenda_end = self.agenda_room = 0
         if cython.compiled:
             self.first = cython.cast(
-                cython.pointer(cython.pointer(Event)), calloc(LEVELS * SLOTS, cython.sizeof(cython.p_void))
+                cython.pointer(cython.pointer(Batch)), calloc(LEVELS * SLOTS, cython.sizeof(cython.p_void))
             )
             self.last = cython.cast(
-                cython.pointer(cython.pointer(Event)), calloc(LEVELS * SLOTS, cython.sizeof(cython.p_void))
+                cython.pointer(cython.pointer(Batch)), calloc(LEVELS * SLOTS, cython.sizeof(cython.p_void))
             )
             self.map = cython.cast(cython.pointer(uint64_t), calloc(LEVELS * WORDS, 8))
             self.summary = cython.cast(cython.pointer(uint64_t), calloc(LEVELS, 8))
             if not (self.first and self.last and self.map and self.summary):
                 raise MemoryError
+            self.grow_agenda(256)
         else:
             self.first = [None] * (LEVELS * SLOTS)
-            self.last = [None] * (LEVELS * SLOTS)
+            self.agenda = []
             self.map = [0] * (LEVELS * WORDS)
             self.summary = [0] * LEVELS
 
@@ -76,67 +80,95 @@ class Wheel(Tables):
             free(self.last)
             free(self.map)
             free(self.summary)
+            free(self.agenda)
+            free(self.scratch)
+
+    def grow_agenda(self, room):
+        if cython.compiled and room > self.agenda_room:
+            self.agenda_room = room * 2
+            self.agenda = cython.cast(
+                cython.pointer(Event), realloc(self.agenda, self.agenda_room * cython.sizeof(Event))
+            )
+            self.scratch = cython.cast(
+                cython.pointer(Event), realloc(self.scratch, self.agenda_room * cython.sizeof(Event))
+            )
+            if not self.agenda or not self.scratch:
+                Py_FatalError("verbena: no memory left for the fabric")
 
     def schedule(self, time, kind, port):
-        """A new event; the caller fills in what else it needs.  Times in the past count as the present."""
-        e = self.new_event()
+        """A new event; the caller fills in what else it needs, at once.  Times in the past count as the present."""
+        if time < self.now_ps:
+            time = self.now_ps
+        e = self.place(time)
         e.time = time
         e.kind = kind
         e.port = port
         self.scheduled += 1
-        self.place(e)
         return e
 
-    def free_event(self, e):
-        e.next = self.free_events
-        self.free_events = e
-        self.scheduled -= 1
+    def place(self, time):
+        """Where an event of that time goes."""
+        if self.sorted and (time >> TICK_BITS) <= self.tick:
+            return self.put_in_order(time)
+        return self.put_last(self.slot_of(time))
 
-    def place(self, e):
-        tick: cython.longlong = e.time >> TICK_BITS
+    def slot_of(self, time):
+        tick: cython.longlong = time >> TICK_BITS
         level: cython.int = 0
-        digit: cython.int
-        at: int32_t
-        if tick < self.tick:
+        if tick <= self.tick:
             tick = self.tick
-        if tick != self.tick:
+        else:
             level = highest_bit(cython.cast(cython.ulonglong, tick ^ self.tick)) // SLOT_BITS
-        digit = (tick >> (level * SLOT_BITS)) & (SLOTS - 1)
-        at = level * SLOTS + digit
-        if tick == self.tick and self.sorted:
-            self.put_in_order(at, e)
-        else:
-            self.put_last(at, e)
+        return level * SLOTS + cython.cast(cython.int, (tick >> (level * SLOT_BITS)) & (SLOTS - 1))
 
-    def put_last(self, at, e):
+    def put_last(self, at):
+        """At the end of a slot."""
         word: cython.int = at >> 6
-        e.next = NO_EVENT
-        if self.first[at]:
-            self.last[at].next = e
-        else:
-            self.first[at] = e
+        if not self.first[at]:
             self.map[word] |= ONE << (at & 63)
             self.summary[at >> SLOT_BITS] |= ONE << (word & 63)
-        self.last[at] = e
+        if cython.compiled:
+            batch = self.last[at]
+            if not batch or batch.count == BATCH:
+                batch = self.new_batch()
+                if self.first[at]:
+                    self.last[at].next = batch
+                else:
+                    self.first[at] = batch
+                self.last[at] = batch
+            batch.count += 1
+            return cython.address(batch.event[batch.count - 1])
+        if not self.first[at]:
+            self.first[at] = []
+        self.first[at].append(Event())
+        return self.first[at][-1]
 
-    def put_in_order(self, at, e):
+    def put_in_order(self, time):
         """Into the slot that is worked on: behind everything that is not later."""
-        if not self.first[at] or self.last[at].time <= e.time:
-            self.put_last(at, e)
-        elif e.time < self.first[at].time:
-            e.next = self.first[at]
-            self.first[at] = e
-        else:
-            before = self.first[at]
-            while before.next and before.next.time <= e.time:
-                before = before.next
-            e.next = before.next
-            before.next = e
+        if self.agenda_at == self.agenda_end:
+            self.agenda_at = self.agenda_end = 0
+        at: int32_t = self.agenda_end
+        self.agenda_end += 1
+        if cython.compiled:
+            if self.agenda_end > self.agenda_room:
+                self.grow_agenda(self.agenda_end)
+            while at > self.agenda_at and self.agenda[at - 1].time > time:
+                self.agenda[at] = self.agenda[at - 1]
+                at -= 1
+            return cython.address(self.agenda[at])
+        while at > self.agenda_at and self.agenda[at - 1].time > time:
+            at -= 1
+        del self.agenda[self.agenda_end - 1 :]  # what has passed
+        self.agenda.insert(at, Event())
+        return self.agenda[at]
 
-    def clear_slot(self, at):
+    def mark_empty(self, at):
         word: cython.int = at >> 6
-        self.first[at] = NO_EVENT
-        self.last[at] = NO_EVENT
+        if cython.compiled:
+            self.first[at] = NO_BATCH
+            self.last[at] = NO_BATCH
+        else:
+            self.first[at] = None
         self.map[word] &= ~(ONE << (at & 63))
         if not self.map[word]:
             self.summary[at >> SLOT_BITS] &= ~(ONE << (word & 63))
@@ -158,74 +190,116 @@ class Wheel(Tables):
         word += 1 + lowest_bit(bits)
         return (word << 6) + lowest_bit(self.map[level * WORDS + word])
 
-    def sort_slot(self, at):
-        """Stable merge sort of a slot's list by time: runs of 1, 2, 4, ... are merged."""
-        run: cython.int = 1
-        merges: cython.int
-        left: cython.int
-        right: cython.int
-        head = self.first[at]
-        if not head.next:
+    def collect(self, at):
+        """Make a slot's events the agenda, in order."""
+        i: cython.int
+        count: int32_t = 0
+        self.sorted = True
+        self.agenda_at = 0
+        if cython.compiled:
+            batch = self.first[at]
+            while batch:
+                if count + BATCH > self.agenda_room:
+                    self.grow_agenda(count + BATCH)
+                for i in range(batch.count):
+                    self.agenda[count + i] = batch.event[i]
+                count += batch.count
+                following = batch.next
+                batch.next = self.free_batches
+                self.free_batches = batch
+                batch = following
+            self.agenda_end = count
+            self.mark_empty(at)
+            self.sort_agenda()
+        else:
+            self.agenda = sorted(self.first[at], key=_time_of)
+            self.agenda_end = len(self.agenda)
+            self.mark_empty(at)
+
+    def sort_agenda(self):
+        """By time; what has the same time stays in its order."""
+        i: int32_t
+        at: int32_t
+        moved: Event
+        if not cython.compiled:
             return
-        while True:
-            merges = 0
-            p = head
-            head = NO_EVENT
-            tail = NO_EVENT
-            while p:
-                merges += 1
-                q = p
-                left = 0
-                while left < run and q:
-                    left += 1
-                    q = q.next
-                right = run
-                while left > 0 or (right > 0 and q):
-                    if left > 0 and (right == 0 or not q or p.time <= q.time):
-                        e = p
-                        p = p.next
-                        left -= 1
-                    else:
-                        e = q
-                        q = q.next
-                        right -= 1
-                    if tail:
-                        tail.next = e
-                    else:
-                        head = e
-                    tail = e
-                p = q
-            tail.next = NO_EVENT
-            if merges <= 1:
-                break
-            run *= 2
-        self.first[at] = head
-        self.last[at] = tail
+        if self.agenda_end > FEW:
+            self.sort_by_digit(self.agenda, self.scratch, 0)
+            self.sort_by_digit(self.scratch, self.agenda, RADIX_BITS)
+            return
+        for i in range(1, self.agenda_end):
+            if self.agenda[i - 1].time <= self.agenda[i].time:
+                continue
+            moved = self.agenda[i]
+            at = i
+            while at > 0 and self.agenda[at - 1].time > moved.time:
+                self.agenda[at] = self.agenda[at - 1]
+                at -= 1
+            self.agenda[at] = moved
+
+    def sort_by_digit(self, source, target, shift):
+        """One pass of the radix sort: by six bits of the time within the slot."""
+        i: int32_t
+        digit: cython.int
+        total: int32_t = 0
+        start: int32_t[64]
+        if cython.compiled:
+            for i in range(64):
+                start[i] = 0
+            for i in range(self.agenda_end):
+                start[(source[i].time >> shift) & 63] += 1
+            for i in range(64):
+                total += start[i]
+                start[i] = total - start[i]
+            for i in range(self.agenda_end):
+                digit = (source[i].time >> shift) & 63
+                target[start[digit]] = source[i]
+                start[digit] += 1
+
+    def look_ahead(self, at):
+        """Fetch what the events after that one will need into the cache."""
+        if not cython.compiled:
+            return
+        if at + AHEAD_FAR < self.agenda_end:
+            e = cython.address(self.agenda[at + AHEAD_FAR])
+            prefetch(e.what)
+            prefetch(e.port)
+            prefetch(cython.address(e.port.free_ps))
+        if at + AHEAD_NEAR < self.agenda_end:
+            e = cython.address(self.agenda[at + AHEAD_NEAR])
+            prefetch(e.port.node)
+            if e.kind == EVENT_ARRIVE:
+                prefetch(cython.address(e.port.lane[e.lane].occupied))
+            elif e.kind == EVENT_SENT and e.what:
+                prefetch(cython.cast(cython.pointer(Queue), e.what).port)
+                prefetch(cython.cast(cython.pointer(Queue), e.what).sending)
 
     def next_event(self, until):
-        """Take out the earliest event, if it is due by `until` (ps); nothing otherwise."""
+        """Take out the earliest event, if it is due by `until` (ps); nothing otherwise.
+
+        It stays readable until the next event is scheduled.
+        """
         last_tick: cython.longlong = until >> TICK_BITS
+        at: int32_t
         slot: int32_t
-        while self.scheduled > 0:
+        while True:
+            at = self.agenda_at
+            if at < self.agenda_end:
+                if self.agenda[at].time > until:
+                    return NO_EVENT
+                self.agenda_at = at + 1
+                self.scheduled -= 1
+                self.look_ahead(at)
+                return cython.address(self.agenda[at]) if cython.compiled else self.agenda[at]
+            if self.scheduled == 0:
+                break
             slot = self.next_slot(0, cython.cast(cython.int, self.tick & (SLOTS - 1)))
             if slot >= 0:
-                if slot != (self.tick & (SLOTS - 1)):
-                    if (self.tick & ~(SLOTS - 1)) + slot > last_tick:
-                        break
-                    self.tick = (self.tick & ~(SLOTS - 1)) + slot
-                    self.sorted = False
-                if not self.sorted:
-                    self.sort_slot(slot)
-                    self.sorted = True
-                e = self.first[slot]
-                if e.time > until:
-                    return NO_EVENT
-                if e.next:
-                    self.first[slot] = e.next
-                else:
-                    self.clear_slot(slot)
-                return e
-            if not self.descend(last_tick):
+                if (self.tick & ~(SLOTS - 1)) + slot > last_tick:
+                    break
+                self.tick = (self.tick & ~(SLOTS - 1)) + slot
+                self.collect(slot)
+            elif not self.descend(last_tick):
                 break
         if last_tick > self.tick:
             self.advance(last_tick)
@@ -249,14 +323,31 @@ class Wheel(Tables):
                 return False
             self.tick = start
             self.sorted = False
-            e = self.first[level * SLOTS + slot]
-            self.clear_slot(level * SLOTS + slot)
-            while e:
-                following = e.next
-                self.place(e)
-                e = following
+            self.spread(level * SLOTS + slot)
             return True
         return False
+
+    def spread(self, at):
+        """The events of a slot above the lowest level come down."""
+        i: cython.int
+        if cython.compiled:
+            batch = self.first[at]
+            self.mark_empty(at)
+            while batch:
+                for i in range(batch.count):
+                    e = self.place(batch.event[i].time)
+                    e[0] = batch.event[i]
+                following = batch.next
+                batch.next = self.free_batches
+                self.free_batches = batch
+                batch = following
+        else:
+            events = self.first[at]
+            self.mark_empty(at)
+            for e in events:
+                slot = self.slot_of(e.time)
+                self.put_last(slot)
+                self.first[slot][-1] = e
 
     def advance(self, tick):
         """Make the empty time up to `tick` the past.
@@ -269,31 +360,34 @@ class Wheel(Tables):
         self.sorted = False
         for level in range(LEVELS - 1, 0, -1):
             at = level * SLOTS + cython.cast(cython.int, (tick >> (level * SLOT_BITS)) & (SLOTS - 1))
-            e = self.first[at]
-            if e:
-                self.clear_slot(at)
-                while e:
-                    following = e.next
-                    self.place(e)
-                    e = following
+            if self.first[at]:
+                self.spread(at)
 
     def earliest(self):
         """The time of the earliest event in ps; -1: there is none."""
         level: cython.int
         slot: int32_t
+        i: cython.int
         best: cython.longlong = -1
+        if self.agenda_at < self.agenda_end:
+            return self.agenda[self.agenda_at].time
         for level in range(LEVELS):
             slot = self.next_slot(
                 level, cython.cast(cython.int, (self.tick >> (level * SLOT_BITS)) & (SLOTS - 1))
             )
             if slot < 0:
                 continue
-            e = self.first[level * SLOTS + slot]
-            while e:
-                if best < 0 or e.time < best:
-                    best = e.time
-                if level == 0 and self.sorted and slot == (self.tick & (SLOTS - 1)):
-                    break
-                e = e.next
+            if not cython.compiled:
+                return min(e.time for e in self.first[level * SLOTS + slot])
+            batch = self.first[level * SLOTS + slot]
+            while batch:
+                for i in range(batch.count):
+                    if best < 0 or batch.event[i].time < best:
+                        best = batch.event[i].time
+                batch = batch.next
             return best
         return best
+
+
+def _time_of(e):
+    return e.time

@@ -112,7 +112,8 @@ class Fabric(FabricBase, VirtualTime):
         FabricBase.__init__(
             self, topology, seed=seed, options=options, flits=flits, config=config, store=store
         )
-        self.clock.attach(CoreEvents(self.assembly, self._deliver, self._report))
+        self._events = CoreEvents(self.assembly, self._deliver, self._report)
+        self.clock.attach(self._events)
         self._make_nodes(self.clock)
         self._make_managers(managers or self._default_managers())
 
@@ -120,6 +121,9 @@ class Fabric(FabricBase, VirtualTime):
     def generate(cls, shape: str, **options: Any) -> Fabric:
         """The fabric of a shape such as ``fat-tree k=4`` (see `fabric.generators`); options: as for `Fabric`."""
         return cls(generate_from(shape), **options)
+
+    def _changed(self) -> None:
+        self._events.dispatch()
 
     def start(self, timeout_ns: int = START_NS) -> None:
         """Let the subnet managers bring the fabric up; raises `SystemLimitError` if they do not within that time."""

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
@@ -22,9 +23,10 @@ from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions, Outside
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
-from verbena.management.profile import profiles
+from verbena.management.profile import NodeProfile, lane_code, profiles
 from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
+from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_ports import CorePorts
 from verbena.runtime.fabric_node import FabricNode
 from verbena.runtime.manager import Manager
@@ -84,6 +86,7 @@ class FabricBase:
         self.seed = seed
         self.assembly = Assembly(topology, options, seed=seed, flits=flits, local=local, outside=outside)
         self.core = self.assembly.core
+        self._captures = Captures(self.assembly)
         self.config = config or SubnetManagerConfig()
         if not self.config.lids:
             self.config = _with_lids(self.config, topology)
@@ -94,8 +97,16 @@ class FabricBase:
         self._drivers: dict[str, FabricDriver] = {}
         self._datagrams: dict[tuple[int, bool], deque[bytes]] = {}
         self.counters: Counter[str] = Counter()
-        self._profiles = profiles(topology)
+        self._profiles = self._make_profiles()
         self._clock: Clock
+
+    def _make_profiles(self) -> dict[str, NodeProfile]:
+        """What the nodes' agents tell of them: with the lanes and the MTU that their ports were made with."""
+        made = self.assembly.options
+        return {
+            name: replace(profile, vl_cap=lane_code(made.lanes), mtu_cap=made.mtu.bit_length() - 8)
+            for name, profile in profiles(self.topology).items()
+        }
 
     def _make_nodes(self, clock: Clock) -> None:
         """The nodes that are here, with their agents."""
@@ -297,7 +308,7 @@ class FabricBase:
         at = self.assembly.ids[port]
         node = self.nodes[at.node]
         if kind in (LINK_UP, LINK_DOWN):
-            node.agent.link_changed(at.port, kind == LINK_UP)
+            node.link_changed(at.port, kind == LINK_UP)
             self._tell_port_changed(at.node)
         elif kind == ROOM:
             self._room_for_datagrams(port)
@@ -312,13 +323,29 @@ class FabricBase:
 
     # --- while it runs ------------------------------------------------------------------------------------
 
+    def _changed(self) -> None:
+        """Something was pulled or plugged: both ends notice it now, not when something else happens."""
+
     def pull(self, port: PortId | str) -> Link:
         """Pull the cable out of a port, written ``s1[3]``; what is on it is lost, and counted."""
-        return self.assembly.pull(port_id(port))
+        link = self.assembly.pull(port_id(port))
+        self._changed()
+        return link
 
     def plug(self, link: Link) -> Link:
         """Plug a cable in again."""
-        return self.assembly.plug(link)
+        made = self.assembly.plug(link)
+        self._changed()
+        return made
+
+    def add(self, name: str) -> None:
+        """Build a node that was added to the topology after the start; its cables are then plugged with `plug`.
+
+        Raises `TopologyError` for a node that is there already.
+        """
+        self.assembly.add(name)
+        self._profiles = self._make_profiles()
+        self._make_node(name)
 
     def power_off(self, name: str) -> None:
         """Switch a node off: its links go down, and what runs on it stops."""
@@ -327,12 +354,26 @@ class FabricBase:
         if isinstance(router := self.nodes.get(name), RouterNode):
             router.stop()
         self.assembly.power_off(name)
+        self._changed()
 
     def power_on(self, name: str) -> None:
         """Switch a node on again; its subnet manager, if it had one, starts afresh."""
         self.assembly.power_on(name)
+        self._changed()
         if name in self.managers:
             self.managers[name].start()
+
+    def capture(self, path: Path | str, ports: Sequence[PortId | str]) -> FabricCapture:
+        """Write what passes these ports to a pcapng file, until the capture is closed (a context manager).
+
+        Raises `InvalidAttributeError` for what is no port of the fabric, `InvalidStateError` for one that is being
+        captured already.
+        """
+        wanted = [port_id(port) for port in ports]
+        for port in wanted:
+            if port not in self.assembly.ports:
+                raise InvalidAttributeError(f"the fabric has no port {port}")
+        return self._captures.start(path, wanted)
 
 
 def _with_lids(config: SubnetManagerConfig, topology: Topology) -> SubnetManagerConfig:

@@ -39,6 +39,8 @@ class CoreHardware:
         self._pkeys: dict[int, dict[int, tuple[int, ...]]] = {}
         self._enforce: dict[int, tuple[bool, bool]] = {}
         self._groups: dict[int, list[int]] = {}
+        self.following = False
+        """The agent learns what the core knows already; applied, an old LINK_DOWN would take the link down again."""
         self.port_listener: Callable[[int, PortInfo], None] = lambda port, info: None
         self.pkey_listener: Callable[[int, list[int]], None] = lambda port, keys: None
 
@@ -47,7 +49,8 @@ class CoreHardware:
 
     def apply_port(self, port: int, info: PortInfo) -> None:
         made = self._port(port)
-        self._core.set_state(made, int(info.port_state))
+        if not self.following and self._core.port_state(made) != PortState.DOWN:
+            self._core.set_state(made, int(info.port_state))
         if not self._is_switch or port == 0:
             self._core.set_lids(made, info.lid, info.lmc)
         if not self._is_switch or port:
@@ -134,6 +137,7 @@ class FabricNode:
         self.performance = PerformanceAgent(self.services.send, ports, self.hardware.port_counters)
         self.services.serve(ManagementClass.PERFORMANCE, self.performance.receive)
         self.adapter: ChannelAdapter | None = None
+        self.link_listener: Callable[[int], None] = lambda port: None
 
     def _gid(self, port: int) -> bytes:
         at = self.agent.addressed(port)
@@ -143,6 +147,15 @@ class FabricNode:
     @property
     def name(self) -> str:
         return self.node.name
+
+    def link_changed(self, port: int, up: bool) -> None:
+        """The core tells that a link has come up, or gone."""
+        self.hardware.following = True
+        try:
+            self.agent.link_changed(port, up)
+        finally:
+            self.hardware.following = False
+        self.link_listener(port)
 
     # --- the adapter of an opened host --------------------------------------------------------------------
 

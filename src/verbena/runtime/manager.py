@@ -58,6 +58,7 @@ class Manager:
             self._serve()
             self._stopped = False
         self.running = True
+        self.node.link_listener = self._link_changed
         self.subnet_manager.start()
 
     def stop(self) -> None:
@@ -83,6 +84,11 @@ class Manager:
             and self.subnet_manager.is_settled
             and self.subnet_manager.subnet is not None
         )
+
+    def _link_changed(self, port: int) -> None:
+        """Nobody sends a trap for the manager's own cable: what was behind it is not in its picture any more."""
+        if self.running and port == self.port and self.subnet_manager.state is SmState.MASTER:
+            self.subnet_manager.sweep_soon()
 
     def _serve(self) -> None:
         """Put the subnet administration beside the manager, at queue pair 1 of its port."""

@@ -209,6 +209,10 @@ class RealFabric(FabricBase):
         with self.loop.held():
             return super().plug(link)
 
+    def add(self, name: str) -> None:
+        with self.loop.held():
+            super().add(name)
+
     def power_off(self, name: str) -> None:
         with self.loop.held():
             super().power_off(name)

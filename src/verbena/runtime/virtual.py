@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
@@ -35,6 +35,8 @@ class VirtualWire(Wire):
         self.sent = 0
         self.delivered = 0
         self.unreachable = 0
+        self.up = True
+        self.on_change: Callable[[bool], None] = lambda up: None
 
     def send(self, burst: Burst) -> None:
         clock = self.network.clock
@@ -43,13 +45,16 @@ class VirtualWire(Wire):
         self.free_at = max(self.free_at, clock.now()) + duration
         self.sent += len(burst)
         peer = self.network.wires.get(burst.destination)
-        if peer is None:
+        if peer is None or not self.up:
             self.unreachable += len(burst)
             return
-        clock.call_at(self.free_at + self.delay_ns, lambda: peer.arrive(burst))
+        clock.call_at(self.free_at + self.delay_ns, lambda: peer.arrive(burst, self.up))
 
-    def arrive(self, burst: Burst) -> None:
-        """A burst comes in."""
+    def arrive(self, burst: Burst, up: bool = True) -> None:
+        """A burst comes in, unless a cable was pulled meanwhile, at this end or (not `up`) at the other."""
+        if not (up and self.up):
+            self.unreachable += len(burst)
+            return
         self.delivered += len(burst)
         self.receiver(burst)
 
@@ -105,16 +110,22 @@ class EngineDriver(VirtualWaiting):
 
 
 class VirtualDriver(EngineDriver):
-    """Runs an adapter on a wire."""
+    """Runs an adapter on its wires: each with the link that it leads to, the first GID's first."""
 
-    def __init__(self, adapter: ChannelAdapter, wire: Wire, port: VirtualWire, clock: VirtualClock) -> None:
+    def __init__(
+        self, adapter: ChannelAdapter, links: list[tuple[Wire, VirtualWire]], clock: VirtualClock
+    ) -> None:
         super().__init__(adapter, clock)
-        self._wire = wire
-        self._port = port
+        self._links = {port.gid: (wire, port) for wire, port in links}
+        self._ports = [port for _, port in links]
+        self._first = self._ports[0]
+        self._several = len(links) > 1
         self._pump: Event | None = None
-        wire.set_receiver(self._arrived)
+        for wire, port in links:
+            port.on_change = partial(self._link_changed, port.gid)
+            wire.set_receiver(partial(self._arrived, own=port.gid) if self._several else self._arrived)
 
-    def _arrived(self, burst: Burst) -> None:
+    def _arrived(self, burst: Burst, own: bytes | None = None) -> None:
         if self._open:
             self._engine.receive(
                 bytearray(burst.data),
@@ -123,23 +134,34 @@ class VirtualDriver(EngineDriver):
                 burst.source_port,
                 self.clock.now(),
                 burst.first_ident,
+                own,
             )
             self.kick()
+
+    def _link_changed(self, gid: bytes, up: bool) -> None:
+        with self._engine:
+            self._engine.set_source_usable(gid, up)
+        self.kick()
+
+    def _free_at(self) -> int:
+        """When the first of the links takes something."""
+        return min([port.free_at for port in self._ports]) if self._several else self._first.free_at
 
     def _send(self) -> None:
         if self._pump is not None:
             return
         now = self.clock.now()
-        while self._port.free_at <= now:
+        while self._free_at() <= now:
             made = self._engine.transmit(self._buffer, now)
             if made is None:
                 return
             size, segment, path = made
             gid, traffic_class, hop_limit, loopback = self._engine.path_destination(path)
+            source = self._engine.path_source(path) if self._several else self._first.gid
             burst = Burst(
                 data=bytes(self._buffer[:size]),
                 segment=segment,
-                source=self._adapter.gid.raw,
+                source=source,
                 destination=gid,
                 port=self._adapter.udp_port,
                 source_port=self._adapter.udp_port,
@@ -147,10 +169,10 @@ class VirtualDriver(EngineDriver):
                 hop_limit=hop_limit,
             )
             if loopback:
-                self.clock.call_at(now, partial(self._arrived, burst))
+                self.clock.call_at(now, partial(self._arrived, burst, source if self._several else None))
             else:
-                self._wire.send(burst)
-        self._pump = self.clock.call_at(self._port.free_at, self._pumped)
+                self._links[source][0].send(burst)
+        self._pump = self.clock.call_at(self._free_at(), self._pumped)
 
     def _pumped(self) -> None:
         self._pump = None
@@ -160,7 +182,8 @@ class VirtualDriver(EngineDriver):
         super().close()
         if self._pump is not None:
             self._pump.cancel()
-        self._wire.close()
+        for wire, _ in self._links.values():
+            wire.close()
 
 
 class VirtualNetwork(VirtualTime):
@@ -196,25 +219,50 @@ class VirtualNetwork(VirtualTime):
         limits: DeviceAttributes | None = None,
         window_bytes: int = 1 << 20,
         ack_policy: AckPolicy = AckPolicy.COALESCED,
+        further_addresses: Sequence[str] = (),
     ) -> Context:
-        """An adapter at an IP address (any; it exists only here).  mtu: its active MTU in bytes."""
-        gid = Gid.from_ip(address)
-        if gid.raw in self.wires:
-            raise SystemLimitError(f"address in use: {address} is another adapter of this network")
+        """An adapter at an IP address (any; it exists only here).  mtu: its active MTU in bytes.
+
+        further_addresses: each gives it one more link, with a rate and a wire of its own; the entries of the GID table
+        are in the same order.
+        """
+        addresses = (address, *further_addresses)
+        gids = [Gid.from_ip(a) for a in addresses]
+        for a, gid in zip(addresses, gids, strict=True):
+            if gid.raw in self.wires or gids.count(gid) > 1:
+                raise SystemLimitError(f"address in use: {a} is another adapter of this network")
+            if gid.is_ip4 != gids[0].is_ip4:
+                raise InvalidAttributeError("further_addresses: all IPv4, or all IPv6, as the first one")
         if mtu not in (256, 512, 1024, 2048, 4096):
             raise InvalidAttributeError(f"mtu = {mtu}: one of 256, 512, 1024, 2048, 4096")
         random = Random(f"{self.seed} {address}")
-        port = self.wires[gid.raw] = VirtualWire(self, gid.raw, self.rate_bps, self.delay_ns)
-        wire: Wire = (
-            port if self._wrap is None else self._wrap(port, self.clock, Random(f"{self.seed} w {address}"))
-        )
+        name = f"verbena{len(self.wires)}"
+        links: list[tuple[Wire, VirtualWire]] = []
+        for a, gid in zip(addresses, gids, strict=True):
+            port = self.wires[gid.raw] = VirtualWire(self, gid.raw, self.rate_bps, self.delay_ns)
+            wire: Wire = (
+                port if self._wrap is None else self._wrap(port, self.clock, Random(f"{self.seed} w {a}"))
+            )
+            links.append((wire, port))
         adapter = ChannelAdapter(
-            gid,
-            limits or DeviceAttributes(name=f"verbena{len(self.wires) - 1}", max_qp=4096, max_cq=4096),
+            gids[0],
+            limits or DeviceAttributes(name=name, max_qp=4096, max_cq=4096),
+            further_gids=tuple(gids[1:]),
             clock=self.clock,
             random=random,
             active_mtu=mtu,
             window_bytes=window_bytes,
             ack_policy=ack_policy,
         )
-        return Context(adapter, VirtualDriver(adapter, wire, port, self.clock))
+        return Context(adapter, VirtualDriver(adapter, links, self.clock))
+
+    def set_link(self, address: str, up: bool) -> None:
+        """Pull an adapter's cable, or plug it in again: what is on its way is lost, and the adapter's port is down.
+
+        The adapter at the other end of a path is not told: it finds out as it would in a real network, by silence.
+        """
+        wire = self.wires.get(Gid.from_ip(address).raw)
+        if wire is None:
+            raise InvalidAttributeError(f"{address} is no adapter of this network")
+        wire.up = up
+        wire.on_change(up)

@@ -12,6 +12,7 @@ from random import Random
 
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError, VerbenaError
+from verbena.fabric.topology import PortId
 from verbena.runtime.fabric import Fabric
 from verbena.runtime.join import open_fabric_device
 from verbena.runtime.udp import open_device
@@ -19,7 +20,8 @@ from verbena.runtime.virtual import VirtualNetwork
 from verbena.runtime.wires import FaultInjector, Faults, Wire
 from verbena.scenario.board import Board
 from verbena.scenario.capture import Recorder
-from verbena.scenario.fabric_run import make_fabric, schedule_changes
+from verbena.scenario.fabric_run import make_fabric, routing_warnings, schedule_changes
+from verbena.scenario.fabric_schema import Traffic
 from verbena.scenario.outcome import Watcher
 from verbena.scenario.part import Part
 from verbena.scenario.programs import Role, roles
@@ -100,6 +102,8 @@ class Stage:
         self._before: dict[str, dict[str, int]] = {}
         self._tapped = recorder is not None and fabric.workloads[0].capture
         self._open_adapters()
+        self._tap_fabric()
+        self.warnings = routing_warnings(self.net) if isinstance(self.net, Fabric) else []
 
     def _open_adapters(self) -> None:
         try:
@@ -112,6 +116,19 @@ class Stage:
         except BaseException:
             self._open.close()
             raise
+
+    def _tap_fabric(self) -> None:
+        """Capture what the open adapters' ports send from now on: not how the fabric came up."""
+        net, recorder = self.net, self._recorder
+        if not isinstance(net, Fabric) or recorder is None:
+            return
+        recorder.on = self._tapped
+
+        def show(port: PortId, packet: bytes) -> None:
+            if port.node in self.contexts:
+                recorder.take_native(port, packet, net.now)
+
+        net.tap = show
 
     def _set_capture(self, wanted: bool) -> None:
         """Capture or not, from now on.  Without a tap around its wire, an adapter is driven by compiled code: in real
@@ -175,6 +192,8 @@ class Stage:
         if isinstance(self.net, Fabric):
             schedule_changes(self.net, self.fabric)
         for number, spec in enumerate(self.fabric.workloads):
+            if isinstance(spec, Traffic):
+                continue
             here = [role for role in roles(spec) if role.adapter in self.contexts]
             self._watcher.started(number, spec.name)
             self._set_capture(spec.capture)

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from verbena.clock import Clock
+from verbena.fabric.topology import PortId
 from verbena.runtime.wires import Burst, Wire, WrappedWire, ip_packet
 from verbena.wire import CapturedPacket, DecodeError, LinkType, PcapngWriter, read_capture
+from verbena.wire.crc import VCRC_SIZE, vcrc
+from verbena.wire.erf import wrap_erf
 
 
 class Recorder:
@@ -50,6 +53,24 @@ class Recorder:
         self._room[interface] -= fitting
         self.written += fitting
         self.left_out += len(burst) - fitting
+
+    def take_native(self, port: PortId, packet: bytes, now: int) -> None:
+        """Write a packet, given from LRH to ICRC, that left a port of a fabric."""
+        name = str(port)
+        if not self.on:
+            return
+        if name not in self._interfaces:
+            number = self._interfaces[name] = self._writer.add_interface(name, LinkType.ERF)
+            self._room[number] = self._packets
+        interface = self._interfaces[name]
+        if not self._room[interface]:
+            self.left_out += 1
+            return
+        when = now + self._epoch_ns
+        whole = packet + vcrc(packet).to_bytes(VCRC_SIZE, "big")
+        self._writer.write(wrap_erf(whole, when), when, interface=interface)
+        self._room[interface] -= 1
+        self.written += 1
 
     def close(self) -> None:
         self._file.close()

@@ -20,10 +20,9 @@ from typing import Any
 
 from verbena.errors import VerbenaError
 from verbena.fabric.assembly import FabricOptions
-from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.listen import FabricServer
 from verbena.runtime.real_fabric import REAL_OPTIONS
-from verbena.scenario.fabric_run import schedule_changes
+from verbena.scenario.fabric_run import manager_config, schedule_changes
 from verbena.scenario.fabric_schema import FabricModel
 from verbena.scenario.fabric_topology import build_topology
 from verbena.scenario.schema import FabricFile
@@ -49,7 +48,7 @@ def make_server(
         build_topology(fabric, folder),
         address,
         options=real_options(model),
-        config=SubnetManagerConfig(engine=model.routing, lanes=model.lanes),
+        config=manager_config(model),
     )
 
 

@@ -83,6 +83,31 @@ class LinkDefaults(Strict):
     bit_error_rate: Probability = 0.0
 
 
+Weight = tuple[Annotated[int, Field(ge=0, le=14)], Annotated[int, Field(ge=0, le=255)]]
+
+
+def _weight(value: Any) -> Any:
+    """YAML has lists where the model has pairs."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Weights = Annotated[
+    tuple[Annotated[Weight, BeforeValidator(_weight)], ...], Field(max_length=64, strict=False)
+]
+
+
+class Arbitration(Strict):
+    """Whose turn it is at every port (IBA vol. 1, 7.6.9): two tables of [lane, weight in units of 64 bytes].
+
+    The high table goes first; limit: units of 4 KiB that it may send before the low table has a turn; 0: a packet, 255:
+    no limit.
+    """
+
+    high: Weights = ()
+    low: Weights = ()
+    limit: Annotated[int, Field(ge=0, le=255)] = 255
+
+
 class Change(Strict):
     """Something that happens to the fabric at a time: exactly one of the other keys."""
 
@@ -103,7 +128,8 @@ class FabricModel(Strict):
 
     generate, parameters: see `fabric.generators`.  dump: a file, relative to the fabric file.  lanes: data lanes.
     buffer_bytes: of each lane at each input of a switch.  flits: each flit by itself in emulation (scale traffic always
-    goes in trains).  managers: adapters that run a subnet manager, the first is the master.
+    goes in trains).  arbitration: of lanes; without it they take turns.  lids: LIDs by port, for those that shall have
+    certain ones; of a switch by its name.  managers: adapters that run a subnet manager, the first is the master.
     """
 
     generate: str | None = None
@@ -121,6 +147,8 @@ class FabricModel(Strict):
     mtu: Literal[256, 512, 1024, 2048, 4096] = 4096
     routing: Literal["minhop", "updn", "ftree", "dor", "layered"] = "minhop"
     flits: bool = True
+    arbitration: Arbitration | None = None
+    lids: dict[End, Annotated[int, Field(ge=1, le=0xBFFF)]] = {}
     managers: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     changes: Annotated[tuple[Change, ...], Field(strict=False)] = ()
 
@@ -142,11 +170,14 @@ class Flow(Strict):
     destinations, the rest anywhere.  all-to-all: each to all others in turn.  pairs: sources[i] to destinations[i].
     trace: from `file`, CSV with the columns time_ns, source, destination, bytes.
 
+    name: in the report; the pattern's name by default.
+
     sources, destinations: adapters; all, if none are named.  process: when packets are made; burst_packets: mean length
     of a burst.  level: service level, 0 to 15.  bytes: payload of a packet.
     """
 
     pattern: Pattern
+    name: Name | None = None
     load: Annotated[float, Field(gt=0, le=100)] = 0.5
     bytes: Annotated[int, Size, Field(ge=0, le=4096)] = 4096
     process: Literal["poisson", "periodic", "bursty"] = "poisson"

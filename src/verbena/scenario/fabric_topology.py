@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path as FilePath
 
-from verbena.errors import VerbenaError
-from verbena.fabric import generators, ibnetdiscover
+from verbena.errors import FabricFileError, VerbenaError
+from verbena.fabric import generators
+from verbena.fabric.addressing import given_lids, subnets
 from verbena.fabric.rates import LinkRate
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology, TopologyError
-from verbena.scenario.fabric_schema import FabricModel, LinkModel, node_of, port_id
+from verbena.scenario.dumps import read_dump
+from verbena.scenario.fabric_schema import FabricModel, LinkModel, port_id
 from verbena.scenario.schema import Adapter, FabricFile, Host
 from verbena.scenario.schema_types import Path
+
+Warn = Callable[[str], None]
 
 
 class PlaceError(VerbenaError):
@@ -22,8 +26,11 @@ class PlaceError(VerbenaError):
         self.where = where
 
 
-def build_topology(fabric: FabricFile, folder: FilePath = FilePath()) -> Topology:
-    """The topology of a file that has a `fabric`.  folder: where the file is.  Raises `PlaceError`."""
+def build_topology(fabric: FabricFile, folder: FilePath = FilePath(), warn: Warn | None = None) -> Topology:
+    """The topology of a file that has a `fabric`.
+
+    folder: where the file is.  warn: is called with what a dump has that is odd.  Raises `PlaceError`.
+    """
     model = fabric.fabric
     assert model is not None
     sources = [key for key in ("generate", "dump") if getattr(model, key) is not None]
@@ -39,23 +46,29 @@ def build_topology(fabric: FabricFile, folder: FilePath = FilePath()) -> Topolog
     if model.generate is not None:
         topology = _generated(model)
     elif model.dump is not None:
-        topology = _read(folder / model.dump)
+        try:
+            topology = read_dump(folder / model.dump, warn or (lambda sentence: None))
+        except FabricFileError as error:
+            raise PlaceError(("fabric", "dump"), str(error)) from None
     else:
         topology = _by_hand(fabric, model)
     topology.name = fabric.name
     if not topology.hosts:
         raise PlaceError(("fabric",), "the topology has no host")
+    _number(topology, model)
     return topology
 
 
 def _generated(model: FabricModel) -> Topology:
     assert model.generate is not None
+    common = {"rate": model.link.rate, "delay_ns": model.link.delay_ns}
+    for key in common.keys() & model.parameters.keys():
+        raise PlaceError(("fabric", "parameters", key), f"{key} of all links stands under link")
     try:
-        topology = generators.generate(
-            model.generate, rate=model.link.rate, delay_ns=model.link.delay_ns, **model.parameters
-        )
+        topology = generators.generate(model.generate, **common, **model.parameters)
     except TopologyError as error:
-        raise PlaceError(("fabric", "generate"), str(error)) from None
+        known = model.generate in generators.GENERATORS
+        raise PlaceError(("fabric", "parameters" if known else "generate"), str(error)) from None
     if model.link.bit_error_rate:
         for link in list(topology.links):
             topology.disconnect(link.a)
@@ -69,40 +82,26 @@ def _generated(model: FabricModel) -> Topology:
     return topology
 
 
-def _read(path: FilePath) -> Topology:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return ibnetdiscover.read(file)
-    except OSError as error:
-        raise PlaceError(("fabric", "dump"), f"{path} cannot be read: {error.strerror or error}") from None
-    except TopologyError as error:
-        raise PlaceError(("fabric", "dump"), f"{path}: {error}") from None
-
-
 def _by_hand(fabric: FabricFile, model: FabricModel) -> Topology:
     topology = Topology(fabric.name)
 
     def add(where: Path, name: str, kind: NodeKind, ports: int, guid: int | None, host: str | None) -> None:
+        if name in topology.nodes:
+            raise PlaceError((*where, "name"), f"there is a node {name} already: each needs its own name")
         try:
             topology.add(name, kind, ports, guid=guid, host=host)
         except TopologyError as error:
-            raise PlaceError(where, str(error)) from None
+            raise PlaceError((*where, "guid"), str(error)) from None
 
     for i, host in enumerate(fabric.hosts):
         for j, adapter in enumerate(host.adapters):
-            where = ("hosts", i, "adapters", j, "name")
-            add(where, adapter.name, NodeKind.CA, adapter.ports, None, host.name)
+            at = ("hosts", i, "adapters", j)
+            add(at, adapter.name, NodeKind.CA, adapter.ports, adapter.guid, host.name)
     for i, switch in enumerate(model.switches):
-        add(
-            ("fabric", "switches", i, "name"),
-            switch.name,
-            NodeKind.SWITCH,
-            switch.ports,
-            switch.guid,
-            switch.group,
-        )
+        where = ("fabric", "switches", i)
+        add(where, switch.name, NodeKind.SWITCH, switch.ports, switch.guid, switch.group)
     for i, router in enumerate(model.routers):
-        add(("fabric", "routers", i, "name"), router.name, NodeKind.ROUTER, router.ports, router.guid, None)
+        add(("fabric", "routers", i), router.name, NodeKind.ROUTER, router.ports, router.guid, None)
     for i, link in enumerate(model.links):
         try:
             _connect(topology, link, model)
@@ -122,6 +121,31 @@ def _connect(topology: Topology, link: LinkModel, model: FabricModel) -> Link:
     )
 
 
+def _number(topology: Topology, model: FabricModel) -> None:
+    """Note the LIDs that ports shall have; those of one subnet differ."""
+    part = {port: i for i, ports in enumerate(subnets(topology) if model.lids else ()) for port in ports}
+    owners = {(part.get(port, -1), lid): port for port, (lid, _) in given_lids(topology).items()}
+    for text, lid in model.lids.items():
+        where = ("fabric", "lids", text)
+        port = port_id(text) or PortId(text, 0 if _is_switch(topology, text) else 1)
+        if port.node not in topology.nodes:
+            raise PlaceError(where, f"there is no node {port.node}")
+        if port not in part:
+            hint = (
+                "a switch has its own at port 0" if _is_switch(topology, port.node) else "no cable is there"
+            )
+            raise PlaceError(where, f"{port} has no LID: {hint}")
+        owner = owners.setdefault((part[port], lid), port)
+        if owner != port:
+            raise PlaceError(where, f"LID {lid} is {owner}'s already: each port of a subnet needs its own")
+        topology.nodes[port.node].set_lid(port.port, lid)
+
+
+def _is_switch(topology: Topology, name: str) -> bool:
+    node = topology.nodes.get(name)
+    return node is not None and node.kind is NodeKind.SWITCH
+
+
 def with_hosts(fabric: FabricFile, topology: Topology) -> FabricFile:
     """The file with the topology's own hosts as its hosts, where it names none."""
     if fabric.hosts:
@@ -131,46 +155,6 @@ def with_hosts(fabric: FabricFile, topology: Topology) -> FabricFile:
         of_host.setdefault(node.host, []).append(Adapter.model_construct(name=node.name, ports=node.ports))
     hosts = tuple(Host.model_construct(name=name, adapters=tuple(a)) for name, a in of_host.items())
     return fabric.model_copy(update={"hosts": hosts})
-
-
-def fabric_problems(fabric: FabricFile, topology: Topology) -> Iterator[tuple[Path, str]]:
-    """What a topology that can be built makes impossible: names and ports that are not there."""
-    model = fabric.fabric
-    assert model is not None
-    hosts = {node.name for node in topology.hosts}
-    if not model.by_hand:
-        for i, host in enumerate(fabric.hosts):
-            for j, adapter in enumerate(host.adapters):
-                if adapter.name not in hosts:
-                    yield (
-                        ("hosts", i, "adapters", j, "name"),
-                        f"the topology has no host {adapter.name}; it has {_some(sorted(hosts))}",
-                    )
-    for i, name in enumerate(model.managers):
-        if name not in hosts:
-            yield ("fabric", "managers", i), f"there is no adapter {name} that could run the subnet manager"
-    for i, change in enumerate(model.changes):
-        given = change.what()
-        if len(given) != 1:
-            yield ("fabric", "changes", i), "a change is one of pull, plug, power_off, power_on"
-        for key, value in given:
-            yield from _change(topology, ("fabric", "changes", i, key), key, value)
-
-
-def _change(topology: Topology, where: Path, key: str, value: str) -> Iterator[tuple[Path, str]]:
-    node = topology.nodes.get(node_of(value))
-    if node is None:
-        yield where, f"there is no node {node_of(value)}"
-    elif key in ("pull", "plug"):
-        port = port_id(value)
-        if port is None:
-            yield where, f"name a port, such as {value}[1]"
-        elif topology.peer(port) is None:
-            yield where, f"{value}: no cable is there"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])} … {names[-1]}"
 
 
 def port_of(text: str) -> PortId:

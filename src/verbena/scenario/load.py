@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -16,7 +17,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from verbena.errors import FabricFileError
-from verbena.scenario.fabric_topology import PlaceError, build_topology, fabric_problems, with_hosts
+from verbena.fabric.check import check
+from verbena.scenario.fabric_problems import fabric_problems
+from verbena.scenario.fabric_topology import PlaceError, build_topology, with_hosts
 from verbena.scenario.schema import KINDS, MODELS, FabricFile, problems
 from verbena.scenario.schema_types import Path
 
@@ -25,8 +28,16 @@ MOST_SHOWN = 20
 NO_ALIASES = "aliases (*name) have no place in a fabric file: write the value out"
 
 
-def load_fabric(path: str) -> FabricFile:
-    """Read a fabric file.  Raises `FabricFileError`."""
+Warn = Callable[[str], None]
+
+
+def load_fabric(path: str, warn: Warn | None = None) -> FabricFile:
+    """Read a fabric file.  warn: is called with what a real fabric would run with.  Raises `FabricFileError`."""
+    return parse_fabric(read_text(path), path, warn)
+
+
+def read_text(path: str) -> str:
+    """A fabric file's text.  Raises `FabricFileError`."""
     try:
         with FilePath(path).open("rb") as file:
             raw = file.read(LARGEST + 1)
@@ -35,14 +46,19 @@ def load_fabric(path: str) -> FabricFile:
     if len(raw) > LARGEST:
         raise FabricFileError(f"{path}: larger than {LARGEST >> 20} MiB: this is no fabric file")
     try:
-        text = raw.decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise _error(path, [(line, "this is no text in UTF-8")]) from None
-    return parse_fabric(text, path)
 
 
-def parse_fabric(text: str, path: str = "fabric file") -> FabricFile:
+def parse_data(text: str, path: str = "fabric file") -> dict[str, Any]:
+    """A fabric file's text as plain data, with nothing checked but that it is a mapping.  Raises `FabricFileError`."""
+    data: dict[str, Any] = _Document(text, path).data
+    return data
+
+
+def parse_fabric(text: str, path: str = "fabric file", warn: Warn | None = None) -> FabricFile:
     """The same for a text; `path` is what errors call it."""
     document = _Document(text, path)
     try:
@@ -56,20 +72,24 @@ def parse_fabric(text: str, path: str = "fabric file") -> FabricFile:
         raise _error(path, found) from None
     wrong = [(document.line(where), message) for where, message in problems(fabric)]
     if not wrong and fabric.fabric is not None:
-        fabric, wrong = _with_topology(fabric, document, FilePath(path).parent)
+        fabric, wrong = _with_topology(fabric, document, FilePath(path).parent, warn)
     if wrong:
         raise _error(path, wrong)
     return fabric
 
 
 def _with_topology(
-    fabric: FabricFile, document: _Document, folder: FilePath
+    fabric: FabricFile, document: _Document, folder: FilePath, warn: Warn | None
 ) -> tuple[FabricFile, list[tuple[int, str]]]:
     """A file on a fabric, with the hosts that its topology has; and what is wrong."""
     try:
-        topology = build_topology(fabric, folder)
+        topology = build_topology(fabric, folder, warn)
     except PlaceError as error:
         return fabric, [(document.line(error.where), str(error))]
+    assert fabric.fabric is not None
+    if warn is not None and fabric.fabric.dump is None:
+        for problem in check(topology):
+            warn(str(problem))
     fabric = with_hosts(fabric, topology)
     found = [*fabric_problems(fabric, topology), *problems(fabric)]
     return fabric, [(document.line(where), message) for where, message in found]

@@ -57,7 +57,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class RunResult:
-    """How a whole run ended.  counters: of each adapter.  capture: packets written to the file, packets not."""
+    """How a whole run ended.  counters: of each adapter.  capture: packets written to the file, packets not.
+
+    ports: counters of the fabric's ports, those that are not 0.  warnings: what a real fabric would run with.
+    """
 
     name: str
     time: str
@@ -68,6 +71,8 @@ class RunResult:
     not_captured: int = 0
     simulated_ns: int | None = None
     balance: list[tuple[str, int, int]] = field(default_factory=list)
+    ports: dict[str, dict[str, int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:

@@ -71,10 +71,8 @@ def _latencies(axes: Any, outcome: Outcome) -> None:
     if not bins:
         axes.text(0.5, 0.5, "nothing was delivered", ha="center")
         return
-    uppers = [upper / 1000 for upper, _ in bins]
-    lowers = [upper * 16 / 17 for upper in uppers]
-    widths = [high - low for low, high in zip(lowers, uppers, strict=True)]
-    axes.bar(lowers, [count for _, count in bins], widths, align="edge")
+    widths = [(high - low) / 1000 for low, high, _ in bins]
+    axes.bar([low / 1000 for low, _, _ in bins], [count for *_, count in bins], widths, align="edge")
     axes.set_xscale("log")
     axes.set_xlabel("latency, us")
     axes.set_ylabel("packets")

@@ -1,6 +1,7 @@
 """The run folder: what a run leaves behind.
 
-report.md (to read), report.json (the same for programs), counters.json (of each adapter), capture.pcapng (if wanted),
+report.md (to read), report.json (the same for programs), counters.json (of each adapter), ports.json (of the fabric's
+ports, if there is one), capture.pcapng (if wanted),
 and throughput.svg where matplotlib is installed (`plot`).
 """
 
@@ -14,12 +15,13 @@ from typing import Any
 from verbena.errors import SystemLimitError
 from verbena.scenario import plot
 from verbena.scenario.fabric_schema import FabricModel
-from verbena.scenario.outcome import RunResult, duration
+from verbena.scenario.outcome import Outcome, RunResult, duration
 from verbena.scenario.schema import Adapter, FabricFile
 
 CAPTURE = "capture.pcapng"
 PICTURE = "throughput.svg"
 MOST_HOSTS = 64
+MOST_PORTS = 50
 
 
 def make_folder(wanted: str | None, name: str) -> Path:
@@ -41,6 +43,9 @@ def write_report(folder: Path, fabric: FabricFile, result: RunResult) -> None:
     try:
         (folder / "counters.json").write_text(json.dumps(result.counters, indent=1, sort_keys=True) + "\n")
         (folder / "report.json").write_text(json.dumps(as_data(fabric, result), indent=1) + "\n")
+        if result.ports:
+            ports = json.dumps(result.ports, indent=1, sort_keys=True)
+            (folder / "ports.json").write_text(ports + "\n")
         picture = plot.draw(result, folder / PICTURE)
         (folder / "report.md").write_text("\n".join(_markdown(fabric, result, picture)) + "\n")
     except OSError as error:
@@ -59,6 +64,7 @@ def as_data(fabric: FabricFile, result: RunResult) -> dict[str, Any]:
         "capture": None
         if result.captured is None
         else {"file": CAPTURE, "packets": result.captured, "left_out": result.not_captured},
+        "warnings": result.warnings,
         "balance": [{"what": what, "left": left, "right": right} for what, left, right in result.balance],
         "fabric": fabric.model_dump(mode="json", by_alias=True),
     }
@@ -90,19 +96,25 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
     lines += [f"In {how}, seed {result.seed}."]
     if result.simulated_ns is not None:
         lines += [f"Simulated time: {duration(result.simulated_ns)}."]
+    lines += ["", *(f"**Warning:** {sentence}." for sentence in result.warnings)]
     lines += ["", "## Workloads", ""]
     lines += _table(
         ("workload", "what", "bytes", "time", "rate", "verdict"),
         (
-            (outcome.name, row.what, f"{row.bytes:,}", duration(row.ns), row.rate, outcome.verdict)
+            (
+                outcome.name,
+                row.what,
+                f"{row.bytes:,}" if row.bytes or not at else "",
+                duration(row.ns),
+                row.rate,
+                "" if at else outcome.verdict,
+            )
             for outcome in result.outcomes
-            for row in outcome.rows
+            for at, row in enumerate(outcome.rows)
         ),
     )
     for outcome in result.outcomes:
-        for name, value in outcome.facts.items():
-            if isinstance(value, dict) and value:
-                lines += [f"{outcome.name}, {name}:", "", *_table(("", ""), value.items())]
+        lines += _details(outcome)
     if picture:
         lines += [f"![Throughput and latency]({PICTURE})", ""]
     else:
@@ -120,7 +132,7 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
         lines += [f"… and {len(fabric.hosts) - MOST_HOSTS:,} more hosts.", ""]
     if fabric.fabric is not None:
         lines += [_joined_by(fabric.fabric), "", "## Packets", ""]
-        return lines + _counters(result) + _capture(result)
+        return lines + _counters(result) + _ports(result) + _capture(result)
     wire = fabric.wire
     faults = ", ".join(f"{name} {value:g}" for name, value in wire.faults.model_dump().items() if value)
     if result.time == "virtual":
@@ -128,6 +140,31 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
     lines += [f"Faults: {faults if wire.faults.any else 'none'}.", "", "## Packets", ""]
     lines += _counters(result)
     return lines + _capture(result)
+
+
+def _details(outcome: Outcome) -> list[str]:
+    """What a workload found beside its rows: tables of facts; of traffic also the single numbers."""
+    lines: list[str] = []
+    if outcome.kind == "traffic":
+        numbers = [(k, _number(v)) for k, v in outcome.facts.items() if isinstance(v, int | float)]
+        lines += [f"{outcome.name}:", "", *_table(("", ""), numbers)]
+    for name, value in outcome.facts.items():
+        if isinstance(value, dict) and value:
+            pairs = [(key, _number(each)) for key, each in value.items()]
+            lines += [f"{outcome.name}, {name}:", "", *_table(("", ""), pairs)]
+        elif isinstance(value, list) and value:
+            rows = [[_number(cell) for cell in each.values()] for each in value]
+            lines += [f"{outcome.name}, {name}:", "", *_table(value[0], rows)]
+    return lines
+
+
+def _number(value: Any) -> Any:
+    """Numbers as a person reads them."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.6g}" if isinstance(value, float) and abs(value) < 1e6 else value
 
 
 def _place(adapter: Adapter, time: str) -> str:
@@ -158,6 +195,24 @@ def _counters(result: RunResult) -> list[str]:
         lines += ["Every packet is accounted for:" if result.balanced else "PACKETS ARE MISSING:", ""]
         lines += _table(("what", "left", "right"), ((w, f"{a:,}", f"{b:,}") for w, a, b in result.balance))
     return lines
+
+
+TROUBLE = ("drop", "bit_errors", "flit_", "link_downed", "link_recovered", "replays", "buffer_overrun")
+
+
+def _ports(result: RunResult) -> list[str]:
+    """The fabric's ports at which something was dropped, broken or repaired; all counters are in ports.json."""
+    rows = [
+        (port, name, f"{value:,}")
+        for port, counted in result.ports.items()
+        for name, value in counted.items()
+        if name.startswith(TROUBLE)
+    ]
+    if not rows:
+        return []
+    shown = _table(("port", "counter", ""), rows[:MOST_PORTS])
+    more = [f"… and {len(rows) - MOST_PORTS:,} more, in ports.json.", ""] if len(rows) > MOST_PORTS else []
+    return ["Ports where something was lost or mended:", "", *shown, *more]
 
 
 def _capture(result: RunResult) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from verbena.scenario.fabric_schema import (
+    Arbitration,
     Change,
     FabricModel,
     Flow,
@@ -41,11 +42,12 @@ from verbena.scenario.schema_types import (
 
 
 class Adapter(Strict):
-    """A channel adapter.  address: on an ideal wire only.  ports: on a fabric.  mtu: active MTU, in bytes."""
+    """A channel adapter.  address: on an ideal wire only.  ports, guid: on a fabric.  mtu: active MTU, in bytes."""
 
     name: Name
     address: Annotated[Addresses, BeforeValidator(one_or_both)] | None = None
     ports: Annotated[int, Field(ge=1, le=255)] = 1
+    guid: Annotated[int, Field(ge=1, lt=1 << 64)] | None = None
     mtu: Literal[256, 512, 1024, 2048, 4096] = 4096
     ack_policy: Literal["coalesced", "per-packet"] = "coalesced"
 
@@ -201,6 +203,7 @@ MODELS: dict[tuple[str, ...], type[Strict]] = {
     ("wire",): WireModel,
     ("fabric",): FabricModel,
     ("fabric", "link"): LinkDefaults,
+    ("fabric", "arbitration"): Arbitration,
     ("fabric", "links"): LinkModel,
     ("fabric", "switches"): SwitchModel,
     ("fabric", "routers"): RouterModel,

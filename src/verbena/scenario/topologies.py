@@ -1,4 +1,4 @@
-"""Topologies out of files."""
+"""Topologies out of files: fabric files, and what ``ibnetdiscover`` wrote."""
 
 from __future__ import annotations
 
@@ -6,38 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from verbena.errors import FabricFileError
-from verbena.fabric.check import check
-from verbena.fabric.ibnetdiscover import DumpError, read
-from verbena.fabric.ibnetdiscover_lines import LONGEST_LINE
 from verbena.fabric.topology import Topology
+from verbena.scenario.dumps import read_dump
+from verbena.scenario.fabric_topology import build_topology
+from verbena.scenario.load import load_fabric
 
 FABRIC_FILES = (".yaml", ".yml")
 
 
 def open_topology(path: str, warn: Callable[[str], None] | None = None) -> Topology:
-    """The topology in a file that `ibnetdiscover` wrote; its name is the file's.  It is read as it comes, line by line.
+    """The topology of a fabric file (by its ending), or of a file that `ibnetdiscover` wrote.
 
     warn: is called with a sentence for each oddity with which a real fabric runs.  Raises `FabricFileError`, which
     names the file and the line.
     """
-    if Path(path).suffix.lower() in FABRIC_FILES:
-        raise FabricFileError(
-            f"{path}: a fabric file has no topology to show; give what ibnetdiscover printed"
-        )
     told = warn or (lambda sentence: None)
-    try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            # A line that is too long is cut, and refused for that, before it fills the memory.
-            lines = iter(lambda: file.readline(LONGEST_LINE + 2), "")
-            topology = read(lines, name=Path(path).stem, warn=lambda sentence: told(f"{path}: {sentence}"))
-    except OSError as error:
-        raise FabricFileError(f"{path}: {error.strerror or error}") from None
-    except DumpError as error:
-        sentence = str(error).removeprefix(f"line {error.line}: ")
-        where = path if error.line is None else f"{path}:{error.line}"
-        raised = FabricFileError(f"{where}: {sentence}")
-        raised.line = error.line
-        raise raised from None
-    for problem in check(topology):
-        told(f"{path}: {problem}")
-    return topology
+    if Path(path).suffix.lower() not in FABRIC_FILES:
+        return read_dump(Path(path), told)
+    fabric = load_fabric(path, told)
+    if fabric.fabric is None:
+        raise FabricFileError(f"{path}: an ideal wire joins its adapters: there is no topology to show")
+    return build_topology(fabric, Path(path).parent)

@@ -9,7 +9,7 @@ from verbena.runtime.virtual import VirtualNetwork
 from verbena.scenario.board import Board
 from verbena.scenario.builder import Data, Stage
 from verbena.scenario.capture import Recorder
-from verbena.scenario.fabric_run import fabric_balance, settle
+from verbena.scenario.fabric_run import fabric_balance, port_counters, settle
 from verbena.scenario.fabric_schema import Traffic
 from verbena.scenario.fabric_topology import build_topology
 from verbena.scenario.outcome import Outcome, RunResult, Watcher
@@ -28,7 +28,10 @@ def run_virtual(
 ) -> RunResult:
     """Run a fabric file's workloads.  capture: the file that packets are written to.  folder: where the file is."""
     if all(isinstance(spec, Traffic) for spec in fabric.workloads):
-        return _result(fabric, _traffic(fabric, watcher, folder))
+        outcomes, balance = _traffic(fabric, watcher, folder)
+        result = _result(fabric, outcomes)
+        result.balance = balance
+        return result
     recorder = None if capture is None else Recorder(capture, fabric.capture.packets)
     hosts = [host.name for host in fabric.hosts]
     try:
@@ -36,7 +39,7 @@ def run_virtual(
             fabric, hosts, Board(), watcher, real=False, recorder=recorder, data=data, folder=folder
         ) as stage:
             assert stage.net is not None
-            seen = stage.net.run(stage.run())
+            played = stage.net.run(stage.run())
             simulated = stage.net.now
             if isinstance(stage.net, Fabric):
                 settle(stage.net)
@@ -44,33 +47,43 @@ def run_virtual(
             else:
                 stage.net.run_until_idle()
                 balance = _balance(stage, stage.net)
-            outcomes = _traffic(fabric, watcher, folder)
+            outcomes, more = _traffic(fabric, watcher, folder)
             for number, spec in enumerate(fabric.workloads):
                 if not isinstance(spec, Traffic):
-                    outcomes[number] = judge(spec, seen[number])
+                    outcomes[number] = judge(spec, played.pop(0))
             result = _result(fabric, outcomes)
             result.counters = stage.counters()
             result.captured = None if recorder is None else recorder.written
             result.not_captured = 0 if recorder is None else recorder.left_out
             result.simulated_ns = simulated
-            result.balance = balance
+            result.balance = [*balance, *more]
+            result.warnings = stage.warnings
+            if isinstance(stage.net, Fabric):
+                result.ports = port_counters(stage.net)
             return result
     finally:
         if recorder is not None:
             recorder.close()
 
 
-def _traffic(fabric: FabricFile, watcher: Watcher, folder: Path) -> dict[int, Outcome]:
-    """The outcomes of the traffic workloads, by their numbers; each runs in a fabric of its own."""
+Balance = list[tuple[str, int, int]]
+
+
+def _traffic(fabric: FabricFile, watcher: Watcher, folder: Path) -> tuple[dict[int, Outcome], Balance]:
+    """The outcomes of the traffic workloads, by their numbers, and their balances; each runs in a fabric of its own."""
     found = {}
+    balance: Balance = []
     for number, spec in enumerate(fabric.workloads):
         if isinstance(spec, Traffic):
             assert fabric.fabric is not None
             watcher.started(number, spec.name)
             topology = build_topology(fabric, folder)
-            found[number] = simulate(topology, fabric.fabric, spec, fabric.seed, watcher, number, folder)
+            found[number], lines = simulate(
+                topology, fabric.fabric, spec, fabric.seed, watcher, number, folder
+            )
+            balance += lines
             watcher.finished(number)
-    return found
+    return found, balance
 
 
 def _result(fabric: FabricFile, outcomes: dict[int, Outcome]) -> RunResult:

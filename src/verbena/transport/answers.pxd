@@ -12,4 +12,4 @@ cdef void refuse(Core e, QueuePair *q, uint32_t code, int event, int reason) noe
 cdef size_t answer_burst(Core e, QueuePair *q, uint8_t *b, size_t size) noexcept nogil
 cdef size_t read_burst(Core e, QueuePair *q, Answer *a, uint8_t *b, size_t size) noexcept nogil
 cdef size_t write_aeth(Core e, QueuePair *q, uint8_t *b, uint32_t opcode, uint32_t syndrome, uint32_t psn,
-                       uint32_t msn, uint64_t value) noexcept nogil
+                       uint32_t msn, uint64_t value, uint32_t destination) noexcept nogil

@@ -17,13 +17,13 @@ if cython.compiled:
     from cython.cimports.verbena.transport.core import answer_at
     from cython.cimports.verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from cython.cimports.verbena.transport.tables import *
-    from cython.cimports.verbena.wire.kernels import copy, fill, put24, put64
+    from cython.cimports.verbena.wire.kernels import copy, fill, put24, put32, put64
 else:
     from verbena.memory.table import REMOTE_READ
     from verbena.transport.core import answer_at
     from verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from verbena.transport.tables import *
-    from verbena.wire.kernels import copy, fill, put24, put64
+    from verbena.wire.kernels import copy, fill, put24, put32, put64
 
 
 def answer(q, kind, syndrome, psn):
@@ -36,6 +36,8 @@ def answer(q, kind, syndrome, psn):
     a.psn = psn
     a.last_psn = psn
     a.msn = q.msn
+    a.destination = q.destination
+    a.domain = q.domain
     a.started = False
     a.repeated = False
     q.answers_tail += 1
@@ -73,7 +75,7 @@ def acknowledge_request(e, q, psn, asked):
 def not_ready(e, q):
     """No receive request waits for this message (IBA vol. 1, 9.7.5.2.8)."""
     e.counters[DROP_NO_RECEIVE] += 1
-    if q.service == RC:
+    if q.reliable:
         e.counters[TX_RNR_NAKS] += 1
         q.nak_sent = True
         q.ack_due = True
@@ -85,14 +87,26 @@ def not_ready(e, q):
 def refuse(e, q, code, event, reason):
     """A request must not be executed: answer what came before it, then the NAK, and end the queue pair.
 
-    On an unreliable connection the message is dropped, and that is all (IBA vol. 1, 9.8.3).
+    On an unreliable connection the message is dropped, and that is all (IBA vol. 1, 9.8.3).  An end-to-end context
+    refuses the message and lives on, and so does the queue pair that it was for: others use them, too.
     """
     head: cython.uint = q.answers_head
     e.counters[reason] += 1
-    if q.service != RC:
+    if not q.reliable:
         q.open = SKIPPING
         return
     e.counters[TX_NAKS] += 1
+    if q.end_to_end:
+        if q.recv_taken:
+            e.complete_recv(q, REM_ABORT_ERR, WC_RECV, q.received, 0, 0, q.recv_source, False)
+        q.open = REFUSED
+        q.refusal = AETH_NAK | code
+        q.nak_sent = True
+        q.ack_due = True
+        q.ack_syndrome = q.refusal
+        q.ack_psn = q.expected_psn
+        e.enlist(q)
+        return
     e.fail(q)
     q.answers_head = head
     q.ack_due = True
@@ -103,19 +117,24 @@ def refuse(e, q, code, event, reason):
     e.enlist(q)
 
 
-def write_aeth(e, q, b, opcode, syndrome, psn, msn, value):
+def write_aeth(e, q, b, opcode, syndrome, psn, msn, value, destination):
     """An acknowledgement or an atomic's answer, ready to be sealed; returns its size."""
-    at: cython.size_t = e.paths[q.path].front
-    size: cython.size_t = at + 20
-    write_bth(b, at, opcode, mig_request(q), q.pkey, q.destination, psn)
-    b[at + 12] = syndrome
-    put24(b, at + 13, msn)
+    path: cython.int = e.next_path(q) if q.stripes else q.path
+    at: cython.size_t = e.paths[path].front
+    size: cython.size_t = at + 16
+    write_bth(b, at, opcode | q.service << 5, mig_request(q), q.pkey, destination, psn)
+    if q.service == RD:
+        put32(b, at + 12, q.remote_ee)
+        size += 4
+    b[size - 4] = syndrome
+    put24(b, size - 3, msn)
     if opcode == ATOMIC_ACKNOWLEDGE:
-        put64(b, at + 16, value)
-        size = at + 28
+        put64(b, size, value)
+        size += 8
+    size += 4
     e.burst_segment = size
     e.burst_packets = 1
-    e.burst_path = q.path
+    e.burst_path = path
     if opcode == ACKNOWLEDGE and syndrome == AETH_ACK:
         e.counters[TX_ACKS] += 1
     ask_and_seal(e, q, b, size, False)
@@ -134,11 +153,11 @@ def answer_burst(e, q, b, size):
             continue
         q.answers_head += 1
         if a.kind == ANSWER_ATOMIC:
-            return write_aeth(e, q, b, ATOMIC_ACKNOWLEDGE, a.syndrome, a.psn, a.msn, a.value)
-        return write_aeth(e, q, b, ACKNOWLEDGE, a.syndrome, a.psn, a.msn, 0)
+            return write_aeth(e, q, b, ATOMIC_ACKNOWLEDGE, a.syndrome, a.psn, a.msn, a.value, a.destination)
+        return write_aeth(e, q, b, ACKNOWLEDGE, a.syndrome, a.psn, a.msn, 0, a.destination)
     if q.ack_due:
         q.ack_due = False
-        return write_aeth(e, q, b, ACKNOWLEDGE, q.ack_syndrome, q.ack_psn, q.msn, 0)
+        return write_aeth(e, q, b, ACKNOWLEDGE, q.ack_syndrome, q.ack_psn, q.msn, 0, q.destination)
     return 0
 
 
@@ -149,19 +168,22 @@ def read_burst(e, q, a, b, size):
     pad: cython.uint
     total: cython.uint
     head: cython.uint
-    front: cython.uint = e.paths[q.path].front
+    path: cython.int = e.next_path(q) if q.stripes else q.path
+    front: cython.uint = e.paths[path].front
     opcode: cython.uint
     last: cython.bint
+    plain: cython.uint = 16 if q.service == RD else 12  # headers in front of an AETH
+    limit: cython.uint = 1 if q.stripes else e.burst_limit
     e.burst_packets = 0
-    e.burst_path = q.path
-    while e.burst_packets < e.burst_limit:
+    e.burst_path = path
+    while e.burst_packets < limit:
         last = a.psn == a.last_psn
         payload = cython.cast(cython.uint, a.left) if last else q.mtu
         if last:
             opcode = READ_RESPONSE_LAST if a.started else READ_RESPONSE_ONLY
         else:
             opcode = READ_RESPONSE_MIDDLE if a.started else READ_RESPONSE_FIRST
-        head = front + (12 if opcode == READ_RESPONSE_MIDDLE else 16)
+        head = front + (plain if opcode == READ_RESPONSE_MIDDLE else plain + 4)
         pad = (4 - (payload & 3)) & 3
         total = head + payload + pad + 4
         if e.burst_packets == 0:
@@ -171,7 +193,7 @@ def read_burst(e, q, a, b, size):
         if written + total > size:
             break
         if payload:
-            r = e.regions.find_remote(q.domain, a.key, a.address, payload, REMOTE_READ)
+            r = e.regions.find_remote(a.domain, a.key, a.address, payload, REMOTE_READ)
             if not r:
                 # The region was closed while it was being read.
                 if e.burst_packets == 0:
@@ -184,10 +206,20 @@ def read_burst(e, q, a, b, size):
             copy(b, written + head, r.base, a.address - r.address, payload)
         if pad:
             fill(b, written + head + payload, 0, pad)
-        write_bth(b, written + front, opcode, mig_request(q) | pad << 4, q.pkey, q.destination, a.psn)
+        write_bth(
+            b,
+            written + front,
+            opcode | q.service << 5,
+            mig_request(q) | pad << 4,
+            q.pkey,
+            a.destination,
+            a.psn,
+        )
+        if q.service == RD:
+            put32(b, written + front + 12, q.remote_ee)
         if opcode != READ_RESPONSE_MIDDLE:
-            b[written + front + 12] = a.syndrome
-            put24(b, written + front + 13, a.msn)
+            b[written + front + plain] = a.syndrome
+            put24(b, written + front + plain + 1, a.msn)
         written += total
         e.burst_packets += 1
         a.address += payload

@@ -51,6 +51,8 @@ def go_back(e, q):
     q.rd_outstanding = 0
     q.window = max(q.window >> 1, 2)
     q.window_credit = 0
+    if q.stripes:
+        e.turn_stripes(q)
     e.enlist(q)
 
 
@@ -144,6 +146,9 @@ def acknowledgement(e, q, syndrome, psn, now):
         return
     if kind == AETH_RNR:
         e.counters[RX_RNR_NAKS] += 1
+        if q.end_to_end:
+            e.message_not_ready(q, now + rnr_delay_ns(code))
+            return
         if q.resume_ns:
             return  # said twice
         if q.rnr_left == 0:
@@ -174,6 +179,8 @@ def acknowledgement(e, q, syndrome, psn, now):
         send_failed(e, q, REM_ACCESS_ERR)
     elif code == NAK_REMOTE_OPERATION:
         send_failed(e, q, REM_OP_ERR)
+    elif code == NAK_INVALID_RD_REQUEST and q.end_to_end:
+        send_failed(e, q, REM_INV_RD_REQ_ERR)
     else:
         send_failed(e, q, BAD_RESP_ERR)
 
@@ -195,7 +202,7 @@ def read_response(e, q, b, at, n, opcode, psn, now):
         send_failed(e, q, BAD_RESP_ERR)
         return
     if n and not e.scatter(
-        q.domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, offset, b, at, n
+        q.send_domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, offset, b, at, n
     ):
         send_failed(e, q, LOC_PROT_ERR)
         return
@@ -218,7 +225,7 @@ def atomic_response(e, q, b, at, psn, now):
     value = get64(b, at + 16)
     for i in range(8):
         b[at + 16 + i] = (value >> (8 * i)) & 0xFF
-    if not e.scatter(q.domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, 0, b, at + 16, 8):
+    if not e.scatter(q.send_domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, 0, b, at + 16, 8):
         send_failed(e, q, LOC_PROT_ERR)
         return
     if after(q.send_psn, psn) and q.rd_outstanding:
@@ -235,6 +242,11 @@ def tick(e, q, now):
     if q.resume_ns and q.resume_ns <= now:
         q.resume_ns = 0
         e.enlist(q)
+    if q.delay_ns:
+        if q.delay_ns <= now:
+            e.enlist(q)
+        else:
+            e.schedule(q, q.delay_ns)
     if q.deadline_ns and q.deadline_ns <= now:
         if q.held:
             # What was not allowed to leave cannot have been answered: that costs no retry.

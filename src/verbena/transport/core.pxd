@@ -2,7 +2,9 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from verbena.transport.schedule cimport Schedule
-from verbena.transport.tables cimport Answer, CompletionRing, Cqe, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge
+from verbena.transport.tables cimport (
+    Answer, CompletionRing, Cqe, Loan, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge
+)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -37,10 +39,18 @@ cdef class Core(Schedule):
                             uint32_t immediate, uint32_t source_qpn, bint solicited) noexcept nogil
     cdef bint take_receive(self, QueuePair *q) noexcept nogil
     cdef bint migrate(self, QueuePair *q) noexcept nogil
+    cdef void violation(self, QueuePair *q, uint8_t *b, size_t at, uint32_t trap) noexcept nogil
     cdef void fail(self, QueuePair *q) noexcept nogil
     cdef void flush(self, QueuePair *q) noexcept nogil
     cdef void flush_send(self, QueuePair *q) noexcept nogil
     cdef void drained(self, QueuePair *q) noexcept nogil
+    cdef bint hold_back(self, QueuePair *q, SendWqe *w, uint64_t now) noexcept nogil
+    cdef void message_over(self, QueuePair *c, int status) noexcept nogil
+    cdef void message_failed(self, QueuePair *c, int status) noexcept nogil
+    cdef void message_not_ready(self, QueuePair *c, uint64_t until) noexcept nogil
+    cdef void fail_context(self, QueuePair *c, int status) noexcept nogil
+    cdef void recall(self, QueuePair *q) noexcept nogil
+    cdef void give_back(self, QueuePair *q, bint told) noexcept nogil
     cdef bint can_gather(self, QueuePair *q, uint32_t place, uint32_t access) noexcept nogil
     cdef bint gather(self, QueuePair *q, uint32_t place, uint64_t offset, uint8_t *to, size_t at,
                      size_t n) noexcept nogil
@@ -51,3 +61,4 @@ cdef SendWqe *send_at(QueuePair *q, uint32_t place) noexcept nogil
 cdef RecvWqe *recv_at(RecvQueue *queue, uint32_t place) noexcept nogil
 cdef Cqe *entry_at(CompletionRing *ring, uint32_t place) noexcept nogil
 cdef Answer *answer_at(QueuePair *q, uint32_t place) noexcept nogil
+cdef Loan *loan_at(QueuePair *q, uint32_t place) noexcept nogil

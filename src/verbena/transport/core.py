@@ -102,6 +102,7 @@ class Core(Schedule):
                     other = self.qps[i]
                     if (
                         other
+                        and not other.end_to_end
                         and other.state not in (RESET, ERROR)
                         and (other.send_cq == cq or other.recv_cq == cq)
                     ):
@@ -114,6 +115,7 @@ class Core(Schedule):
         c.immediate = entry.immediate
         c.qpn = entry.qpn
         c.source_qpn = entry.source_qpn
+        c.ee = entry.ee
         c.status = entry.status
         c.opcode = entry.opcode
         c.flags = entry.flags
@@ -137,6 +139,9 @@ class Core(Schedule):
             entry: Cqe
         else:
             entry = Cqe()
+        if q.end_to_end:
+            self.message_over(q, status)
+            return
         w = send_at(q, q.sq_una)
         q.sq_una += 1
         w.started = False
@@ -151,6 +156,7 @@ class Core(Schedule):
         entry.immediate = 0
         entry.qpn = q.qpn
         entry.source_qpn = q.destination
+        entry.ee = loan_at(q, q.sq_una - 1).number if q.service == RD else 0
         entry.status = status
         entry.flags = 0
         entry.slid = entry.sl = entry.path_bits = entry.port = 0
@@ -162,6 +168,8 @@ class Core(Schedule):
             entry.opcode = WC_FETCH_ADD
         elif w.operation == WR_RDMA_WRITE or w.operation == WR_RDMA_WRITE_WITH_IMM:
             entry.opcode = WC_RDMA_WRITE
+        elif w.operation == WR_DELAY:
+            entry.opcode = WC_DELAY
         else:
             entry.opcode = WC_SEND
         self.push(q.send_cq, cython.address(entry) if cython.compiled else entry, False)
@@ -176,8 +184,9 @@ class Core(Schedule):
         entry.wr_id = q.recv_wr_id
         entry.length = length
         entry.immediate = immediate
-        entry.qpn = q.qpn
+        entry.qpn = q.recv_qpn
         entry.source_qpn = source_qpn
+        entry.ee = q.qpn if q.end_to_end else 0
         entry.status = status
         entry.opcode = opcode
         entry.flags = flags
@@ -225,8 +234,14 @@ class Core(Schedule):
         """Go on by the alternate path; False when the queue pair has none that is armed (see `native`)."""
         return False
 
+    def violation(self, q, b, at, trap):
+        """A packet showed a wrong key: report it to management (see `native`)."""
+
     def fail(self, q):
         """Move a queue pair to the error state and flush it (IBA vol. 1, 10.3.1.8)."""
+        if q.end_to_end:
+            self.fail_context(q, INV_EEC_STATE_ERR)
+            return
         if q.state == ERROR:
             return
         q.state = ERROR
@@ -236,6 +251,7 @@ class Core(Schedule):
         q.ack_due = False
         q.open = NOTHING_OPEN
         q.rd_outstanding = 0
+        self.discard_early(q)
         self.flush(q)
         if self.recv_queues[q.recv_queue].shared:
             self.report(REPORT_ASYNC, ASYNC_QP_LAST_WQE_REACHED, q.index)
@@ -252,7 +268,7 @@ class Core(Schedule):
 
     def drained(self, q):
         """Report that a send queue in SQD is drained: no request that was begun is open (IBA vol. 1, 10.3.1.5)."""
-        if q.draining and (q.sq_una == q.sq_head or not send_at(q, q.sq_una).started):
+        if q.draining and not q.lent and (q.sq_una == q.sq_head or not send_at(q, q.sq_una).started):
             q.draining = False
             self.report(REPORT_ASYNC, ASYNC_SQ_DRAINED, q.index)
 
@@ -265,6 +281,8 @@ class Core(Schedule):
         """Complete all that is posted as flushed; a shared receive queue keeps what no queue pair has taken."""
         queue = self.recv_queues[q.recv_queue]
         self.flush_send(q)
+        if q.service == RD:
+            self.give_back(q, True)
         if q.recv_taken:
             self.complete_recv(q, WR_FLUSH_ERR, WC_RECV, 0, 0, 0, 0, False)
         if not queue.shared:
@@ -273,10 +291,53 @@ class Core(Schedule):
 
     def flush_send(self, q):
         """Complete all that is posted to the send queue as flushed."""
+        if q.service == RD:
+            self.recall(q)
+        q.delay_ns = 0
         while q.sq_una != q.sq_head:
             self.complete_send(q, WR_FLUSH_ERR)
         q.sq_next = q.sq_una
         q.next_packet = 0
+
+    def hold_back(self, q, w, now):
+        """A DELAY request, the next of the send queue: is it over (document 003:497)?
+
+        It begins when all before it has completed, so that what follows keeps its distance even where packets had to
+        be sent again.
+        """
+        if q.sq_una != q.sq_next or (q.state == SQD and not w.started):
+            return False
+        if not w.started:
+            w.started = True
+            q.delay_ns = now + w.compare_add
+        if q.delay_ns > now:
+            self.schedule(q, q.delay_ns)
+            return False
+        q.delay_ns = 0
+        q.sq_next += 1
+        self.complete_send(q, SUCCESS)
+        self.drained(q)
+        return True
+
+    # --- end-to-end contexts: `lending` knows how -----------------------------------------------------------
+
+    def message_over(self, c, status):
+        """A context has executed the message that it was lent."""
+
+    def message_failed(self, c, status):
+        """The message could not be executed."""
+
+    def message_not_ready(self, c, until):
+        """The message's destination has no receive request for it, and asks for patience."""
+
+    def fail_context(self, c, status):
+        """The context moves to the error state."""
+
+    def recall(self, q):
+        """A queue pair takes back what it has lent."""
+
+    def give_back(self, q, told):
+        """A queue pair takes back the receive request that a context fills; `told`: it completes as flushed."""
 
     # --- bytes --------------------------------------------------------------------------------------------
 
@@ -289,7 +350,7 @@ class Core(Schedule):
             return True
         for i in range(w.sges):
             if q.sge[at + i].length and not self.regions.find_local(
-                q.domain, q.sge[at + i].key, q.sge[at + i].address, q.sge[at + i].length, access
+                q.send_domain, q.sge[at + i].key, q.sge[at + i].address, q.sge[at + i].length, access
             ):
                 return False
         return True
@@ -313,7 +374,7 @@ class Core(Schedule):
             if part > n:
                 part = n
             r = self.regions.find_local(
-                q.domain, q.sge[first + i].key, q.sge[first + i].address + offset, part, 0
+                q.send_domain, q.sge[first + i].key, q.sge[first + i].address + offset, part, 0
             )
             if not r:
                 return False
@@ -376,3 +437,11 @@ def answer_at(q, place):
         return cython.address(q.answers[place & (q.answers_size - 1)])
     else:
         return q.answers[place & (q.answers_size - 1)]
+
+
+def loan_at(q, place):
+    """What belongs to the send request at a place of the ring, on a reliable-datagram queue pair."""
+    if cython.compiled:
+        return cython.address(q.loans[place & q.sq_mask])
+    else:
+        return q.loans[place & q.sq_mask]

@@ -7,8 +7,6 @@ from verbena.transport.tables cimport QueuePair
 cdef enum:
     LARGEST_PAYLOAD = 4096
     MULTICAST_QPN = 0xFFFFFF
-    VIOLATION_PKEY = 257  # the numbers of the traps (IBA vol. 1, 14.2.5.1)
-    VIOLATION_QKEY = 258
 
 cdef uint8_t _heads[256]
 cdef uint8_t _bodies[256]
@@ -24,8 +22,8 @@ cdef class Engine(Sources):
     cdef void execute(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t code, uint32_t pad,
                       uint64_t now) noexcept nogil
     cdef bint from_peer(self, QueuePair *q, uint8_t *b) noexcept nogil
+    cdef bint by_other_path(self, QueuePair *q, uint8_t *b) noexcept nogil
     cdef bint to_members(self, uint8_t *b, size_t at, size_t n, uint32_t code, uint32_t pad) noexcept nogil
-    cdef void violation(self, QueuePair *q, uint8_t *b, size_t at, uint32_t trap) noexcept nogil
     cdef int write_grh(self, uint8_t *b, size_t n) noexcept nogil
     cdef bint must_wait(self, QueuePair *q) noexcept nogil
     cdef bint stays_inside(self, uint8_t *b, size_t n, uint64_t now) noexcept nogil

@@ -19,6 +19,7 @@ from verbena.transport.tables import COUNTERS
 if cython.compiled:
     from cython.cimports.verbena.transport.answers import answer_burst
     from cython.cimports.verbena.transport.completer import response, tick
+    from cython.cimports.verbena.transport.reorder import arrived, gap_tick
     from cython.cimports.verbena.transport.requester import send_burst
     from cython.cimports.verbena.transport.responder import request
     from cython.cimports.verbena.transport.tables import *
@@ -35,6 +36,7 @@ else:
     from verbena._declarations import declarations
     from verbena.transport.answers import answer_burst
     from verbena.transport.completer import response, tick
+    from verbena.transport.reorder import arrived, gap_tick
     from verbena.transport.requester import send_burst
     from verbena.transport.responder import request
     from verbena.transport.tables import *
@@ -60,7 +62,7 @@ def _know_opcodes():
 
     for opcode, info in OPCODES.items():
         code = int(opcode)
-        if code >> 5 in (RC, UC, UD):
+        if code >> 5 in (RC, UC, RD, UD):
             _heads[code] = 12 + sum(header.SIZE for header in info.headers)
             _bodies[code] = bool(info.has_payload)
     _heads[0x81] = 12 + 16
@@ -141,26 +143,28 @@ class Engine(Sources):
         if code == 0x81:
             self.counters[RX_CONGESTION] += 1
             return
-        qpn = get24(b, at + 5)
-        if qpn == MULTICAST_QPN and self.to_members(b, at, n, code, pad):
+        # A reliable datagram names an end-to-end context, and its queue pair is looked for when its turn comes.
+        rd: cython.bint = code >> 5 == RD
+        qpn = get24(b, at + 13) if rd else get24(b, at + 5)
+        if qpn == MULTICAST_QPN and not rd and self.to_members(b, at, n, code, pad):
             return
         if (qpn & 0xFFFF) >= cython.cast(cython.uint, self.max_qp):
-            self.counters[DROP_NO_QP] += 1
+            self.counters[DROP_NO_EE if rd else DROP_NO_QP] += 1
             return
         q = self.qps[qpn & 0xFFFF]
         if not q or q.qpn != qpn:
-            self.counters[DROP_NO_QP] += 1
+            self.counters[DROP_NO_EE if rd else DROP_NO_QP] += 1
             return
         self.execute(q, b, at, n, code, pad, now)
 
     def execute(self, q, b, at, n, code, pad, now):
         """A whole packet for this queue pair: is it one that it may take, and does it come from where it should?"""
         opcode: cython.uint
-        if q.service != code >> 5:
+        if q.service != code >> 5 or q.end_to_end != (q.service == RD):
             self.counters[DROP_SERVICE] += 1
             return
         opcode = code & 0x1F
-        if q.state < RTR or q.state == ERROR or (q.state < RTS and q.service == RC and is_response(opcode)):
+        if q.state < RTR or q.state == ERROR or (q.state < RTS and q.reliable and is_response(opcode)):
             self.counters[DROP_QP_STATE] += 1
             return
         if not self.right_partition(q, get16(b, at + 2)):
@@ -172,6 +176,9 @@ class Engine(Sources):
             return
         if not self.from_peer(q, b):
             self.counters[DROP_SOURCE] += 1
+            return
+        if q.end_to_end or q.stripes:
+            arrived(self, q, b, at, n - 4, is_response(opcode), now)
             return
         if is_response(opcode):
             response(self, q, b, at, n - 4, opcode, get24(b, at + 9), pad, now)
@@ -191,14 +198,21 @@ class Engine(Sources):
 
     def from_peer(self, q, b):
         """Does the packet come from the peer that the queue pair is connected to?"""
-        return same(self.rx_source, 0, self.paths[q.path].remote, 0, 16)
+        return same(self.rx_source, 0, self.paths[q.path].remote, 0, 16) or (
+            q.stripes != 0 and self.by_other_path(q, b)
+        )
+
+    def by_other_path(self, q, b):
+        """Does one of the connection's further paths lead to the sender?"""
+        i: cython.int
+        for i in range(1, q.stripes):
+            if same(self.rx_source, 0, self.paths[q.stripe[i]].remote, 0, 16):
+                return True
+        return False
 
     def to_members(self, b, at, n, code, pad):
         """Execute a multicast packet for its group's members; False where there is no multicast (see `native`)."""
         return False
-
-    def violation(self, q, b, at, trap):
-        """A packet showed a wrong key: report it to management (see `native`)."""
 
     def right_partition(self, q, pkey):
         """Same partition, and not limited members both (IBA vol. 1, 10.9.3)."""
@@ -259,14 +273,14 @@ class Engine(Sources):
             self.grh[28] = 64
             self.grh[29] = 17
             copy(self.grh, 32, self.rx_source, 12, 4)
-            copy(self.grh, 36, self.own_gid, 12, 4)
+            copy(self.grh, 36, self.rx_own, 12, 4)
         else:
             self.grh[0] = 0x60
             put16(self.grh, 4, cython.cast(cython.uint, n) + 4 + 8)
             self.grh[6] = 17
             self.grh[7] = 64
             copy(self.grh, 8, self.rx_source, 0, 16)
-            copy(self.grh, 24, self.own_gid, 0, 16)
+            copy(self.grh, 24, self.rx_own, 0, 16)
         return WC_GRH
 
     def must_wait(self, q):
@@ -300,6 +314,11 @@ class Engine(Sources):
             if self.must_wait(q):
                 continue
             n = 0
+            if q.service == RD:
+                if not q.end_to_end:
+                    self.offer(q, now)
+                    continue
+                self.take_up(q)
             if q.answers_turn:
                 n = self.make_answers(q, b, size)
             if n == 0 and (q.state == RTS or q.state == SQD):
@@ -321,15 +340,22 @@ class Engine(Sources):
             if not q:
                 return
             tick(self, q, now)
+            if q.stripes:
+                gap_tick(self, q, now)
 
     # --- the same, for callers in Python ------------------------------------------------------------------
 
-    def receive(self, data, segment, source, port, now, first=0):
-        """Take a burst from a writable buffer (it is restored, but written to on the way)."""
+    def receive(self, data, segment, source, port, now, first=0, own=None):
+        """Take a burst from a writable buffer (it is restored, but written to on the way).
+
+        own: the GID that it came to, where the adapter has several; by default the first.
+        """
         if cython.compiled:
             octets: cython.uchar[::1] = data
             gid: cython.const[cython.uchar][::1] = source
             self.acquire()
+            if own is not None or self.rx_elsewhere:
+                self.came_to(own)
             self.take_burst(
                 cython.address(octets[0]) if octets.shape[0] else cython.NULL,
                 octets.shape[0],
@@ -342,6 +368,8 @@ class Engine(Sources):
             self.release()
         else:
             self.acquire()
+            if own is not None or self.rx_elsewhere:
+                self.came_to(own)
             self.take_burst(data, len(data), segment, source, port, first, now)
             self.release()
 
@@ -394,6 +422,12 @@ class Engine(Sources):
     def read_counters(self):
         """All counters by name."""
         return {COUNTERS[i]: self.counters[i] for i in range(COUNTER_COUNT)}
+
+    def path_source(self, index):
+        """The GID, of this adapter, that a path begins at."""
+        at: cython.int = index
+        p = self.path_at(at)
+        return bytes([p.own[i] for i in range(16)])
 
     def path_destination(self, index):
         """(GID, traffic class, hop limit, is it this adapter?) of a path."""

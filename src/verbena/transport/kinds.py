@@ -13,6 +13,7 @@ class QPType(IntEnum):
 
     RC = 0
     UC = 1
+    RD = 2
     UD = 3
     RAW_IPV6 = 8
     RAW_ETHERTYPE = 9
@@ -31,7 +32,7 @@ class QPState(IntEnum):
 
 
 class WROpcode(IntEnum):
-    """What a send work request asks for (IBA vol. 1, 11.4.1.1)."""
+    """What a send work request asks for (IBA vol. 1, 11.4.1.1); DELAY is Verbena's own (document 003:485)."""
 
     RDMA_WRITE = 0
     RDMA_WRITE_WITH_IMM = 1
@@ -41,6 +42,7 @@ class WROpcode(IntEnum):
     ATOMIC_CMP_AND_SWP = 5
     ATOMIC_FETCH_AND_ADD = 6
     SEND_WITH_INV = 8
+    DELAY = 64
 
 
 class SendFlags(IntFlag):
@@ -62,6 +64,7 @@ class CompletionOpcode(IntEnum):
     RDMA_READ = 2
     COMP_SWAP = 3
     FETCH_ADD = 4
+    DELAY = 64
     RECV = 128
     RECV_RDMA_WITH_IMM = 129
 

@@ -11,6 +11,7 @@ cdef class Migration(Ports):
     cdef bint rx_multicast
 
     cdef bint matches(self, int32_t path, uint8_t *b) noexcept nogil
+    cdef bint uses_port(self, QueuePair *q, uint32_t number) noexcept nogil
     cdef void send_again(self, QueuePair *q) noexcept nogil
 
 cdef bint same_partition(uint32_t own, uint32_t pkey) noexcept nogil

@@ -55,10 +55,17 @@ class Migration(Ports):
                 self.report(REPORT_ASYNC, ASYNC_PATH_MIG_ERR, q.index)
             return False
         if not self.matches(q.path, b):
-            return False
+            return q.stripes != 0 and self.by_other_path(q, b)
         if q.mig_state == MIG_REARM and not self.rx_migrated:
             q.mig_state = MIG_ARMED  # both sides have an alternate path
         return True
+
+    def by_other_path(self, q, b):
+        i: cython.int
+        for i in range(1, q.stripes):
+            if self.matches(q.stripe[i], b):
+                return True
+        return False
 
     def migrate(self, q):
         if q.mig_state != MIG_ARMED or q.alt_path < 0:
@@ -91,22 +98,29 @@ class Migration(Ports):
         return done
 
     def port_failed(self, number):
-        """What can goes on by its alternate path."""
+        """What can goes on by its other paths, or by its alternate path."""
         i: cython.int
         for i in range(self.max_qp):
             q = self.qps[i]
-            if (
-                q
-                and q.path >= 0
-                and (q.state == RTR or q.state == RTS or q.state == SQD)
-                and self.paths[q.path].port == number
-                and self.migrate(q)
-            ):
+            if not q or q.path < 0 or (q.state != RTR and q.state != RTS and q.state != SQD):
+                continue
+            if q.stripes:
+                if self.uses_port(q, number):
+                    self.send_again(q)
+            elif self.paths[q.path].port == number and self.migrate(q):
                 self.send_again(q)
+
+    def uses_port(self, q, number):
+        """Does one of the paths of a striped connection leave from a port?"""
+        i: cython.int
+        for i in range(q.stripes):
+            if self.paths[q.stripe[i]].port == number:
+                return True
+        return False
 
     def send_again(self, q):
         """What the old path may have lost need not wait for the timer."""
-        if q.service == RC and q.una_psn != q.send_psn:
+        if q.reliable and q.una_psn != q.send_psn:
             go_back(self, q)
 
     def right_partition(self, q, pkey):

@@ -17,7 +17,7 @@ from verbena.transport.migration import Migration
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import free, realloc
-    from cython.cimports.verbena.transport.engine import MULTICAST_QPN, VIOLATION_PKEY, Engine
+    from cython.cimports.verbena.transport.engine import MULTICAST_QPN, Engine, is_response
     from cython.cimports.verbena.transport.ports import (
         FIRST_MULTICAST_LID,
         MAX_PORTS,
@@ -47,7 +47,7 @@ if cython.compiled:
     )
 else:
     from verbena._declarations import declarations
-    from verbena.transport.engine import MULTICAST_QPN, VIOLATION_PKEY, Engine
+    from verbena.transport.engine import MULTICAST_QPN, Engine, is_response
     from verbena.transport.ports import (
         FIRST_MULTICAST_LID,
         MAX_PORTS,
@@ -223,11 +223,16 @@ class NativeEngine(Migration):
             v = self.violation_ring[self.violation_tail % VIOLATIONS]
         v.trap, v.port, v.sl = trap, self.rx_number, self.rx_sl
         v.slid, v.dlid = self.rx_slid, self.rx_dlid
-        v.key = get16(b, at + 2) if trap == VIOLATION_PKEY else get32(b, at + 12)
+        # The DETH begins behind the BTH, or behind the RDETH (IBA vol. 1, 9.3); answers have none.
+        deth: cython.size_t = at + (16 if q.service == RD else 12)
+        v.key = get16(b, at + 2) if trap == VIOLATION_PKEY else get32(b, deth)
         v.qpn = get24(b, at + 5)
-        v.source_qpn = get24(b, at + 17) if q.service == UD else q.destination
+        if q.service == UD or (q.service == RD and not is_response(b[at] & 0x1F)):
+            v.source_qpn = get24(b, deth + 5)
+        else:
+            v.source_qpn = q.destination
         fill(v.gids, 0, 0, 32)
-        if self.rx_front == ROUTE_BYTES:
+        if self.rx_front == ROUTE_BYTES and at:  # one that waited for its turn is kept from the BTH on
             copy(v.gids, 0, b, 16, 32)
         if self.violation_tail == self.violation_head:
             self.report(REPORT_VIOLATION, self.rx_number, 0)

@@ -6,7 +6,8 @@ from verbena.transport.tables cimport Path, QueuePair
 
 cdef enum:
     MAX_PORTS = 16
-    PORT_PLACES = 17  # place 0 stays empty: ports are numbered from 1
+    PORT_PLACES = 17  # ports are numbered from 1
+    ANY_PORT = 0  # place of the line of striped connections, that wait until any of their paths opens
     MAX_GIDS = 32
     MAX_PKEYS = 128
     PORT_ARMED = 3  # states of a port, as in PortInfo:PortState
@@ -40,5 +41,7 @@ cdef class Ports(Engine):
     cdef void hold(self, QueuePair *q, uint32_t number) noexcept nogil
     cdef void let_go(self, QueuePair *q, uint32_t number) noexcept nogil
     cdef void wake(self, uint32_t number) noexcept nogil
+    cdef void wake_line(self, uint32_t number) noexcept nogil
+    cdef bint stripes_closed(self, QueuePair *q) noexcept nogil
     cdef void place_path(self, Path *p) noexcept nogil
     cdef void port_failed(self, uint32_t number) noexcept nogil

@@ -15,13 +15,13 @@ from verbena.errors import InvalidAttributeError, PortStateError
 from verbena.transport.engine import Engine
 
 if cython.compiled:
-    from cython.cimports.verbena.transport.core import send_at
+    from cython.cimports.verbena.transport.core import loan_at, send_at
     from cython.cimports.verbena.transport.route import LRH_BYTES, ROUTE_BYTES, write_route
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import copy, get24, same
 else:
     from verbena._declarations import declarations
-    from verbena.transport.core import send_at
+    from verbena.transport.core import loan_at, send_at
     from verbena.transport.route import LRH_BYTES, ROUTE_BYTES, write_route
     from verbena.transport.tables import *
     from verbena.wire.kernels import copy, get24, same
@@ -52,7 +52,8 @@ class Ports(Engine):
     def set_port(self, number, state, lid, lmc, mtu, gids, pkeys):
         """What a port is: state (PortInfo:PortState), base LID, LMC, MTU in bytes, GID table and P_Key table.
 
-        Paths that leave from the port follow; connections that can, leave it when it is no longer active.
+        Paths that leave from the port follow: striped connections leave it alone while it is not active; connections
+        with an alternate path leave it then.
         """
         at: cython.int = number
         i: cython.int
@@ -65,6 +66,9 @@ class Ports(Engine):
             port = cython.address(self.ports[at])
         else:
             port = self.ports[at]
+        if not self.ports[ANY_PORT].live:
+            self.ports[ANY_PORT].live = True
+            self.ports[ANY_PORT].held_first = self.ports[ANY_PORT].held_last = -1
         if not port.live:
             port.live, port.open, port.held_first, port.held_last = True, ALL_LEVELS, -1, -1
         failed: cython.bint = port.state == PORT_ACTIVE and state != PORT_ACTIVE
@@ -96,9 +100,13 @@ class Ports(Engine):
     def wake(self, number):
         """Let all that wait for a port take their turn; those whose service level is still closed wait again."""
         at: cython.int = number
-        while self.ports[at].held_first >= 0:
-            q = self.qps[self.ports[at].held_first]
-            self.let_go(q, at)
+        self.wake_line(at)
+        self.wake_line(ANY_PORT)
+
+    def wake_line(self, number):
+        while self.ports[number].held_first >= 0:
+            q = self.qps[self.ports[number].held_first]
+            self.let_go(q, number)
             self.enlist(q)
 
     def port_counters(self, number):
@@ -139,6 +147,7 @@ class Ports(Engine):
                     p.loop_port = i
                     break
         p.loopback = p.loop_port != 0
+        p.usable = self.ports[p.port].state == PORT_ACTIVE
         write_route(p)
 
     def path_port(self, index):
@@ -174,6 +183,8 @@ class Ports(Engine):
         path: cython.int = q.path
         if q.held:
             return True
+        if q.stripes:
+            return self.stripes_closed(q)
         if q.service >= UD:  # datagrams, raw ones too: each has a path of its own
             if q.sq_next == q.sq_head:
                 return False
@@ -186,8 +197,28 @@ class Ports(Engine):
         self.hold(q, self.paths[path].port)
         return True
 
+    def stripes_closed(self, q):
+        """Are all paths of a striped connection closed for now?  Then it waits for the first that opens.
+
+        With none usable at all its packets are made, and lost, as those of other connections: retries run out.
+        """
+        i: cython.int
+        some: cython.bint = False
+        for i in range(q.stripes):
+            if self.is_open(q.stripe[i]):
+                return False
+            some = some or self.paths[q.stripe[i]].usable
+        if some:
+            self.counters[TX_HELD] += 1
+            self.hold(q, ANY_PORT)
+        return some
+
+    def is_open(self, path):
+        p = self.paths[path]
+        return p.usable and (p.loopback or ((self.ports[p.port].open >> p.sl) & 1) != 0)
+
     def hold(self, q, number):
-        """Put a queue pair at the end of the line of those that wait for a port."""
+        """Put a queue pair at the end of the line of those that wait for a port, or for any."""
         q.held = True
         q.held_port = number
         q.held_next = -1
@@ -213,12 +244,43 @@ class Ports(Engine):
         q.held = False
         q.held_next = -1
 
+    def set_attribute(self, index, name, value):
+        if name == "path":
+            self.leave_line(index)
+        Engine.set_attribute(self, index, name, value)
+
+    def set_stripes(self, index, paths):
+        self.leave_line(index)
+        Engine.set_stripes(self, index, paths)
+
+    def leave_line(self, index):
+        """A queue pair is given other paths: what it waited for counts no more."""
+        at: cython.int = index
+        q = self.qp_at(at)
+        if q.held:
+            self.let_go(q, q.held_port)
+            self.enlist(q)
+
     def forget(self, q):
         if q.held:
             self.let_go(q, q.held_port)
         Engine.forget(self, q)
 
     def may_post(self, q, path):
+        i: cython.int
+        if (
+            q.service == RD
+        ):  # its context knows the way; whether there is such a one shows when the request begins
+            path = loan_at(q, q.sq_head).number & 0xFFFF
+            if path >= self.max_qp or not self.qps[path] or not self.qps[path].end_to_end:
+                return True
+            q = self.qps[path]
+            path = q.path
+            if path < 0:
+                return True
+        for i in range(q.stripes):
+            if self.paths[q.stripe[i]].usable:
+                return True
         number: cython.int = self.paths[path].port
         if q.service >= UD and q.port != self.paths[path].port and q.qpn != 1:
             raise InvalidAttributeError(

@@ -77,7 +77,7 @@ def begin(e, q, w):
         return False
     if w.operation == WR_RDMA_READ or is_read_or_atomic(w):
         if not q.max_rd_atomic:
-            problem = LOC_QP_OP_ERR
+            problem = LOC_EEC_OP_ERR if q.end_to_end else LOC_QP_OP_ERR
         elif not e.can_gather(q, q.sq_next, LOCAL_WRITE):
             problem = LOC_PROT_ERR
     elif not e.can_gather(q, q.sq_next, 0):
@@ -98,6 +98,9 @@ def begin(e, q, w):
 
 def send_failed(e, q, status):
     """The oldest request failed here: a connection ends, a datagram queue pair stops sending (IBA vol. 1, 10.3.1.7)."""
+    if q.end_to_end:
+        e.message_failed(q, status)
+        return
     e.complete_send(q, status)
     if q.service == RC:
         e.fail(q)
@@ -109,7 +112,7 @@ def send_failed(e, q, status):
 def may_send(e, q, w):
     """Do the window and the agreed number of outstanding READs let the next packet go?"""
     outstanding: cython.uint = (q.send_psn - q.una_psn) & PSN_MASK
-    if q.service != RC:
+    if not q.reliable:
         return True
     if q.resume_ns:
         return False
@@ -131,6 +134,8 @@ def send_opcode(w, first, last):
         return COMPARE_SWAP
     if w.operation == WR_ATOMIC_FETCH_AND_ADD:
         return FETCH_ADD
+    if w.operation == WR_RESYNC:
+        return RESYNC
     code = WRITE_FIRST if w.operation <= WR_RDMA_WRITE_WITH_IMM else SEND_FIRST
     if not last:
         return code if first else code + 1
@@ -156,7 +161,11 @@ def has_immediate(opcode):
 
 def header_size(opcode, service):
     """Bytes in front of the payload."""
-    size: cython.uint = 12 if service != UD else 20
+    size: cython.uint = 12
+    if service == UD:
+        size = 20
+    elif service == RD:
+        size = 24
     if opcode == WRITE_FIRST or opcode == WRITE_ONLY or opcode == WRITE_ONLY_IMM or opcode == READ_REQUEST:
         size += 16
     if has_immediate(opcode):
@@ -184,10 +193,14 @@ def mig_request(q):
 
 def write_extended(b, at, q, w, opcode, offset, length):
     """The headers between the BTH and the payload; `offset`, `length` are what a READ request asks for."""
-    if q.service == UD:
+    if q.service >= RD:
+        if q.service == RD:
+            b[at] = 0
+            put24(b, at + 1, q.remote_ee)
+            at += 4
         put32(b, at, w.remote_qkey)
         b[at + 4] = 0
-        put24(b, at + 5, q.qpn)
+        put24(b, at + 5, q.qpn if q.service == UD else q.lent_qpn)
         at += 8
     if opcode == WRITE_FIRST or opcode == WRITE_ONLY or opcode == WRITE_ONLY_IMM or opcode == READ_REQUEST:
         put64(b, at, w.remote_address + offset)
@@ -219,10 +232,15 @@ def send_burst(e, q, b, size, now):
     offset: cython.ulonglong
     length: cython.ulonglong
     last: cython.bint
+    limit: cython.uint = 1 if q.stripes else e.burst_limit
     e.burst_segment = 0
     e.burst_packets = 0
-    while q.sq_next != q.sq_head and e.burst_packets < e.burst_limit:
+    while q.sq_next != q.sq_head and e.burst_packets < limit:
         w = send_at(q, q.sq_next)
+        if w.operation == WR_DELAY:
+            if e.burst_packets or not e.hold_back(q, w, now):
+                break
+            continue
         if not w.started and not begin(e, q, w):
             break
         if not may_send(e, q, w):
@@ -241,7 +259,7 @@ def send_burst(e, q, b, size, now):
         else:
             payload = cython.cast(cython.uint, w.length - offset) if last else q.mtu
             opcode = send_opcode(w, packet == 0, last)
-        path = w.path if q.service == UD else q.path
+        path = w.path if q.service == UD else e.next_path(q) if q.stripes else q.path
         front = e.paths[path].front
         head = front + header_size(opcode, q.service)
         pad = (4 - (payload & 3)) & 3
@@ -273,7 +291,7 @@ def send_burst(e, q, b, size, now):
             | mig_request(q)
             | pad << 4,
             q.pkey,
-            w.remote_qpn if q.service == UD else q.destination,
+            w.remote_qpn if q.service >= RD else q.destination,
             q.send_psn,
         )
         write_extended(b, written + front + 12, q, w, opcode, offset if opcode == READ_REQUEST else 0, length)
@@ -283,8 +301,8 @@ def send_burst(e, q, b, size, now):
         if total < e.burst_segment:
             break
     if written:
-        ask_and_seal(e, q, b, written, q.service == RC)
-        if q.service == RC and q.deadline_ns == 0 and q.timeout_ns:
+        ask_and_seal(e, q, b, written, q.reliable)
+        if q.reliable and q.deadline_ns == 0 and q.timeout_ns:
             q.deadline_ns = now + q.timeout_ns
             e.schedule(q, q.deadline_ns)
     return written
@@ -303,7 +321,7 @@ def advance(e, q, w, packets):
     if q.next_packet >= w.packets:
         q.sq_next += 1
         q.next_packet = 0
-        if q.service != RC:
+        if not q.reliable:
             e.complete_send(q, SUCCESS)
             q.una_psn = q.send_psn
             e.drained(q)

@@ -47,7 +47,7 @@ def too_long(length):
 
 def request(e, q, b, at, n, opcode, psn, pad, solicited, asked):
     """A request packet came: n bytes at b[at], CRC not counted."""
-    if q.service == RC:
+    if q.reliable:
         if psn != q.expected_psn:
             if after(psn, q.expected_psn):
                 out_of_sequence(e, q)
@@ -127,7 +127,7 @@ def accept(e, q, psn, packets, message_ends, by_ack, asked):
     if message_ends:
         q.msn = (q.msn + 1) & PSN_MASK
         q.open = NOTHING_OPEN
-    if q.service == RC:
+    if q.reliable:
         if by_ack:
             acknowledge_request(e, q, psn, asked)
         elif q.ack_syndrome == AETH_ACK:
@@ -161,7 +161,7 @@ def send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
         q.received = 0
         q.open = SEND_OPEN
     if q.received + payload > q.recv_length:
-        if q.service == RC:
+        if q.reliable:
             e.complete_recv(q, LOC_LEN_ERR, WC_RECV, q.received, 0, 0, q.destination, False)
         refuse(e, q, NAK_INVALID_REQUEST, -1, DROP_TOO_LONG)
         return
@@ -169,7 +169,7 @@ def send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
         q.domain, q.recv_sge, 0, q.recv_sges, q.received, b, at + 12 + extended, payload
     ):
         e.complete_recv(q, LOC_PROT_ERR, WC_RECV, q.received, 0, 0, q.destination, False)
-        if q.service == RC:
+        if q.reliable:
             refuse(e, q, NAK_REMOTE_OPERATION, -1, DROP_PROTECTION)
         else:
             e.counters[DROP_PROTECTION] += 1
@@ -341,6 +341,12 @@ def atomic_request(e, q, b, at, opcode, psn):
 def duplicate(e, q, b, at, opcode, psn):
     """A request that was executed before: answer it again, execute nothing twice (IBA vol. 1, 9.7.5.1.3, 9.7.5.1.5)."""
     i: cython.uint
+    if q.stripes:
+        # The answers leave by other paths than the last time, or one that is dead would get the same ones every time.
+        # All that is asked for again at once is one round, which begins where the numbers do not go on.
+        if not after(psn, q.repeated_psn):
+            e.turn_stripes(q)
+        q.repeated_psn = psn
     if opcode == READ_REQUEST:
         read_request(e, q, b, at, psn, True)
         return

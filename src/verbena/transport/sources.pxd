@@ -12,6 +12,7 @@ cdef class Sources(Work):
     cdef uint32_t rx_port
     cdef bint rx_is_ip4
     cdef bint rx_known
+    cdef bint rx_elsewhere  # the present burst came to another GID than the first
     cdef bint rx_straight  # this source is known to number each burst from 0
     cdef uint32_t rx_length
     cdef uint32_t rx_seed

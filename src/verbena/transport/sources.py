@@ -51,6 +51,7 @@ class Sources(Work):
     """One adapter's queues, with what it knows of those who send to it."""
 
     if not cython.compiled:
+        rx_elsewhere = False
         rx_known, rx_straight, rx_is_ip4, rx_port, rx_length, rx_seed, solve_length, solve_power = (
             False,
             False,
@@ -81,7 +82,18 @@ class Sources(Work):
         for i in range(10):
             if source[i]:
                 self.rx_is_ip4 = False
-        prefix(self.rx_prefix, self.rx_is_ip4, self.rx_source, self.own_gid, port, self.udp_port)
+        prefix(self.rx_prefix, self.rx_is_ip4, self.rx_source, self.rx_own, port, self.udp_port)
+
+    def came_to(self, own):
+        """The next bursts came to this one of the adapter's GIDs; None is the first."""
+        i: cython.int
+        octet: cython.uchar
+        self.rx_elsewhere = own is not None
+        for i in range(16):
+            octet = self.own_gid[i] if own is None else own[i]
+            if self.rx_own[i] != octet:
+                self.rx_own[i] = octet
+                self.rx_known = False
 
     def check_crc(self, b, at, n, place, now):
         """0 if the invariant CRC is right, else the counter of the reason (see `wire.kernels` on identifications)."""

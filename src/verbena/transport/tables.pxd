@@ -30,6 +30,8 @@ cdef enum:  # operations of work requests, values as in Linux' enum ibv_wr_opcod
     WR_ATOMIC_CMP_AND_SWP = 5
     WR_ATOMIC_FETCH_AND_ADD = 6
     WR_SEND_WITH_INV = 8
+    WR_DELAY = 64  # Verbena's own numbers, beyond Linux': delays what follows it
+    WR_RESYNC = 65  # an end-to-end context's own request
 
 cdef enum:  # flags of work requests, values as in Linux' enum ibv_send_flags
     FENCE = 1
@@ -43,6 +45,7 @@ cdef enum:  # completions: enum ibv_wc_opcode, and flags enum ibv_wc_flags
     WC_RDMA_READ = 2
     WC_COMP_SWAP = 3
     WC_FETCH_ADD = 4
+    WC_DELAY = 64
     WC_RECV = 128
     WC_RECV_RDMA_WITH_IMM = 129
     WC_GRH = 1
@@ -53,6 +56,7 @@ cdef enum:  # completion status, values as in errors.CompletionStatus
     SUCCESS = 0
     LOC_LEN_ERR = 1
     LOC_QP_OP_ERR = 2
+    LOC_EEC_OP_ERR = 3
     LOC_PROT_ERR = 4
     WR_FLUSH_ERR = 5
     BAD_RESP_ERR = 7
@@ -62,6 +66,11 @@ cdef enum:  # completion status, values as in errors.CompletionStatus
     REM_OP_ERR = 11
     RETRY_EXC_ERR = 12
     RNR_RETRY_EXC_ERR = 13
+    LOC_RDD_VIOL_ERR = 14
+    REM_INV_RD_REQ_ERR = 15
+    REM_ABORT_ERR = 16
+    INV_EECN_ERR = 17
+    INV_EEC_STATE_ERR = 18
     GENERAL_ERR = 21
 
 cdef enum:  # operation codes of packets, low five bits (IBA vol. 1, table 38)
@@ -86,6 +95,7 @@ cdef enum:  # operation codes of packets, low five bits (IBA vol. 1, table 38)
     ATOMIC_ACKNOWLEDGE = 18
     COMPARE_SWAP = 19
     FETCH_ADD = 20
+    RESYNC = 21
     SEND_LAST_INV = 22
     SEND_ONLY_INV = 23
 
@@ -97,22 +107,34 @@ cdef enum:  # AETH syndromes (IBA vol. 1, 9.7.5.1)
     NAK_INVALID_REQUEST = 1
     NAK_REMOTE_ACCESS = 2
     NAK_REMOTE_OPERATION = 3
+    NAK_INVALID_RD_REQUEST = 4
 
 cdef enum:  # what a queue pair is in the middle of receiving
     NOTHING_OPEN = 0
     SEND_OPEN = 1
     WRITE_OPEN = 2
     SKIPPING = 3  # unreliable connection: the rest of a message that lost a packet
+    REFUSED = 4  # end-to-end context: the rest of a message that was refused
 
 cdef enum:  # answers that wait to be sent
     ANSWER_READ = 0
     ANSWER_ATOMIC = 1
     ANSWER_ACK = 2
 
+cdef enum:  # where a request of a reliable-datagram queue pair is
+    LOAN_IDLE = 0  # on its queue only
+    LOAN_WAITING = 1  # in the line of its end-to-end context, or behind one that is
+    LOAN_LENT = 2  # being executed by the context
+    LOAN_OVER = 3  # executed, or failed; completes when those before it have
+
 cdef enum:  # reports to the software above, in `Core.reports`
     REPORT_CQ = 0  # a completion queue's notification came due; a = queue
     REPORT_ASYNC = 1  # an asynchronous event; a = its type (ASYNC_*), b = queue pair, queue or shared queue
     REPORT_VIOLATION = 2  # a packet with a wrong key; a = the port, see `NativeEngine.violations`
+
+cdef enum:  # wrong keys that packets show, by the numbers of the traps (IBA vol. 1, 14.2.5.1)
+    VIOLATION_PKEY = 257
+    VIOLATION_QKEY = 258
 
 cdef enum:  # asynchronous events, values as in Linux' enum ibv_event_type
     ASYNC_CQ_ERR = 0
@@ -191,6 +213,13 @@ cdef enum:  # places in Core.counters; their names are in state.COUNTERS, in the
     DROP_TX_PORT_DOWN
     DROP_NO_PROTOCOL
     DROP_IP_HEADER
+    DROP_NO_EE
+    DROP_RDD
+    DROP_REORDER
+    RX_REORDERED
+    REORDER_OVERFLOW
+    REORDER_EXPIRED
+    TX_RESYNCS
     COUNTER_COUNT
 
 cdef enum:
@@ -200,6 +229,9 @@ cdef enum:
     BURST_PACKETS = 64
     MAX_SGE = 16
     FLOWS = 256  # IPv4 sources whose identifications are followed
+    MAX_STRIPES = 4  # paths of one connection at most
+    REORDER_PACKETS = 256  # kept that came early, in each direction, and in flight at most: a power of two
+    REORDER_BYTES = 4224  # of one of them at most, headers included
 
 cdef struct Sge:
     uint64_t address
@@ -223,6 +255,23 @@ cdef struct SendWqe:
     uint8_t flags
     uint8_t sges
     bint started  # has PSNs
+
+cdef struct Loan:  # what a request of a reliable-datagram queue pair needs beside its SendWqe
+    uint32_t number  # of the end-to-end context that it names
+    int32_t context  # its index, once in line
+    uint32_t follower  # the queue pair's next request for the same context
+    int32_t next_qp  # who stands behind it in the context's line; -1 = nobody
+    uint32_t next_place
+    uint32_t rnr_left
+    uint8_t state
+    uint8_t status
+    bint followed
+
+cdef struct Early:  # a packet that came before its turn
+    uint32_t psn
+    uint32_t length
+    bint live
+    uint8_t data[4224]
 
 cdef struct RecvWqe:
     uint64_t wr_id
@@ -249,6 +298,7 @@ cdef struct Cqe:
     uint32_t qpn
     uint32_t source_qpn
     uint32_t slid
+    uint32_t ee
     uint8_t status
     uint8_t opcode
     uint8_t flags
@@ -276,9 +326,10 @@ cdef struct Path:
     uint32_t flow_label
     bint is_ip4
     bint loopback  # the destination is this adapter
+    bint usable  # its port is not reported down
+    uint8_t own[16]  # GID of the port that it leaves by
     # Native InfiniBand only (see `route`):
     uint8_t route[48]  # LRH, and GRH if there is one, as they are sent; the lengths change with each packet
-    uint8_t own[16]  # SGID
     uint32_t front  # bytes in front of the BTH: 0 (RoCE), 8 (LRH) or 48 (LRH and GRH)
     uint32_t port  # the number of the port that packets leave from
     uint32_t loop_port  # the own port that they are for, when they stay inside
@@ -288,6 +339,7 @@ cdef struct Path:
     uint32_t path_bits
     uint32_t sgid_index
     bint live
+    uint8_t source[16]  # GID of the port that it leaves by
 
 cdef struct Answer:
     uint8_t kind
@@ -298,6 +350,8 @@ cdef struct Answer:
     uint32_t last_psn
     uint32_t msn
     uint32_t key
+    uint32_t destination  # queue pair that it goes to
+    int32_t domain  # that the memory belongs to
     uint64_t address
     uint64_t left
     uint64_t value
@@ -342,6 +396,8 @@ cdef struct QueuePair:
     bint held  # its path is closed for now, see `NativeEngine.set_open`
     bint mig_refused  # PATH_MIG_ERR was reported
     uint8_t mig_state
+    bint reliable  # it numbers, acknowledges and repeats: reliable connections and end-to-end contexts
+    bint end_to_end  # it is an end-to-end context
     # requester
     SendWqe *sq
     Sge *sge  # max_send_sge for each place of the ring
@@ -368,6 +424,8 @@ cdef struct QueuePair:
     uint32_t window  # packets that may be unacknowledged
     uint32_t window_max
     uint32_t window_credit
+    int32_t send_domain  # of the memory that is sent from and read into
+    uint64_t delay_ns  # until then a DELAY request holds up the send queue; 0 = none does
     # responder
     uint32_t expected_psn
     uint32_t msn
@@ -393,6 +451,37 @@ cdef struct QueuePair:
     AtomicResult *atomics
     uint32_t atomics_size
     uint32_t atomics_next  # place of the next result
+    uint32_t recv_qpn  # whose receive requests are taken: its own number, or that of a message's destination
+    # reliable datagram: a queue pair's part
+    int32_t rdd  # reliable datagram domain
+    Loan *loans  # one for each place of the ring
+    uint32_t *tails  # for each context the last place that waits for it, plus 1; 0 = none does
+    uint32_t lent  # requests that contexts execute now
+    # reliable datagram: an end-to-end context's part
+    uint32_t remote_ee
+    int32_t lender  # queue pair whose message is executed; -1 = none
+    uint32_t lent_place
+    uint32_t lent_qpn
+    int32_t line_qp  # first of the line, -1 = nobody waits; and its request
+    uint32_t line_place
+    int32_t last_qp
+    uint32_t last_place
+    int32_t holder  # destination of the message that is received
+    uint32_t recv_source  # its source
+    uint8_t refusal  # what was answered to it, if it was refused
+    # striping
+    int32_t stripe[4]
+    uint8_t stripes  # paths in use at once; 0 = one, without reordering
+    uint8_t stripe_turn
+    uint8_t stripe_round  # where packets that are sent again begin
+    uint32_t repeated_psn  # of the request that came again last
+    Early *early_requests
+    Early *early_responses
+    uint32_t early_request_count
+    uint32_t early_response_count
+    uint64_t reorder_ns  # how long a gap may stay open
+    uint64_t request_gap_ns  # when it has been; 0 = there is none
+    uint64_t response_gap_ns
     # scheduling
     bint answers_turn  # the next burst is one of answers, if there are any
     bint ready
@@ -423,13 +512,15 @@ cdef class Tables:
     cdef RecvQueue **recv_queues
     cdef CompletionRing **cqs
     cdef Path **paths
-    cdef readonly int max_qp, max_recv_queue, max_cq, max_path
+    cdef readonly int max_qp, max_recv_queue, max_cq, max_path, first_ee
     cdef uint64_t *counters
     cdef uint8_t own_gid[16]
+    cdef uint8_t rx_own[16]  # GID that the present burst came to
     cdef uint32_t udp_port
     cdef uint32_t window_bytes
     cdef public bint icrc_checked
-    cdef object _generations, _free_qp, _free_queue, _free_cq, _free_path
+    cdef object unusable  # GIDs whose port is reported down
+    cdef object _generations, _free_qp, _free_ee, _free_queue, _free_cq, _free_path
     cdef int32_t *ready
     cdef uint32_t ready_head, ready_tail, ready_size
     cdef Due *due
@@ -443,3 +534,4 @@ cdef class Tables:
     cdef CompletionRing *cq_at(self, int32_t at) except NULL
     cdef Path *path_at(self, int32_t at) except NULL
     cdef void forget(self, QueuePair *q) noexcept nogil
+    cdef void free_context(self, int32_t at)

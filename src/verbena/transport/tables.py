@@ -83,6 +83,13 @@ COUNTERS = (
     "drop.tx_port_down",
     "drop.no_protocol",
     "drop.ip_header",
+    "drop.no_ee",
+    "drop.rdd",
+    "drop.reorder",
+    "rx.reordered",
+    "reorder.overflow",
+    "reorder.expired",
+    "tx.resyncs",
 )
 
 
@@ -106,26 +113,30 @@ class _Growing(dict):
 class Tables:
     """The tables of one channel adapter.  `window_bytes` bounds what one queue pair has in flight."""
 
-    def __init__(self, regions, own_gid, udp_port, max_qp, max_cq, max_recv_queue, max_path, window_bytes):
+    def __init__(
+        self, regions, own_gid, udp_port, max_qp, max_cq, max_recv_queue, max_path, window_bytes, max_ee=0
+    ):
         i: cython.int
         self.regions = regions
         self.max_qp, self.max_cq, self.max_recv_queue, self.max_path = (
-            max_qp,
+            max_qp + max_ee,
             max_cq,
             max_recv_queue,
             max_path,
         )
+        self.first_ee = max_qp  # end-to-end contexts stand behind the queue pairs
         self.udp_port = udp_port
         self.window_bytes = window_bytes
         self.icrc_checked = True
         self._generations = {}
+        self.unusable = set()
         # Indices are handed out upwards and come back to the end of the line, so that a number is reused late.
         self._free_qp, self._free_cq = None, None
-        self.ready_size = _places(max_qp + 2)
-        self.report_size = _places(8 * (max_qp + max_cq) + 64)
+        self.ready_size = _places(max_qp + max_ee + 2)
+        self.report_size = _places(8 * (max_qp + max_ee + max_cq) + 64)
         self._allocate()
         for i in range(16):
-            self.own_gid[i] = own_gid[i]
+            self.own_gid[i] = self.rx_own[i] = own_gid[i]
 
     def _allocate(self):
         if cython.compiled:
@@ -160,14 +171,16 @@ class Tables:
             self.cqs = [None] * self.max_cq
             self.paths = [None] * self.max_path
             self.counters = [0] * COUNTER_COUNT
-            self.own_gid = bytearray(16)
+            self.own_gid, self.rx_own = bytearray(16), bytearray(16)
             self.ready = [0] * self.ready_size
             self.ready_head = self.ready_tail = self.due_count = self.report_head = self.report_tail = 0
             self.due = _Growing(Due)
             self.report_ring = _Growing(Report)
             self.flows = [Flow() for _ in range(FLOWS)]
-        self._free_qp = [*range(16, self.max_qp)]
+        self._free_qp = [*range(16, self.first_ee)]
         self._free_qp.reverse()
+        self._free_ee = [*range(self.first_ee, self.max_qp)]
+        self._free_ee.reverse()
         self._free_queue = [*range(self.max_recv_queue)]
         self._free_queue.reverse()
         self._free_cq = [*range(self.max_cq)]
@@ -187,6 +200,10 @@ class Tables:
                     free(self.qps[i].inline_data)
                     free(self.qps[i].answers)
                     free(self.qps[i].atomics)
+                    free(self.qps[i].loans)
+                    free(self.qps[i].tails)
+                    free(self.qps[i].early_requests)
+                    free(self.qps[i].early_responses)
                     free(self.qps[i])
         if self.recv_queues:
             for i in range(self.max_recv_queue):
@@ -348,6 +365,7 @@ class Tables:
         q.recv_queue, q.sq_size, q.sq_mask = recv_queue, sq_size, places - 1
         q.max_send_sge, q.max_inline, q.path, q.live = sges, max_inline, -1, True
         q.alt_path, q.held_next = -1, -1
+        q.send_domain, q.recv_qpn, q.reliable, q.lender, q.holder = domain, q.qpn, service == RC, -1, -1
         self.qps[at] = q
         to_send.users += 1
         to_receive.users += 1
@@ -366,18 +384,27 @@ class Tables:
         if q.alt_path >= 0:
             self.free_path(q.alt_path)
         self.forget(q)
+        self.free_context(at)
+        if index >= 16:
+            self._free_qp.insert(0, index)
+
+    def free_context(self, at):
+        """Free the memory of a queue pair or end-to-end context that nothing refers to any more."""
+        q = self.qps[at]
         if cython.compiled:
             free(q.sq)
             free(q.sge)
             free(q.inline_data)
             free(q.answers)
             free(q.atomics)
+            free(q.loans)
+            free(q.tails)
+            free(q.early_requests)
+            free(q.early_responses)
             free(q)
             self.qps[at] = cython.NULL
         else:
             self.qps[at] = None
-        if index >= 16:
-            self._free_qp.insert(0, index)
 
     def set_responder(self, index, max_dest_rd_atomic):
         """Give a queue pair its responder resources: places for answers that wait, results kept for replay."""
@@ -415,8 +442,11 @@ class Tables:
         q.answers, q.atomics = answers, atomics
         q.answers_size, q.atomics_size, q.atomics_next = places, n, kept % n
 
-    def make_path(self, gid, hop_limit, traffic_class, flow_label):
-        """A path to a GID; returns its index.  Count its users with `hold_path` and `free_path`."""
+    def make_path(self, gid, hop_limit, traffic_class, flow_label, own_gid=None):
+        """A path to a GID, from a GID of this adapter; returns its index.
+
+        Count its users with `hold_path` and `free_path`.
+        """
         i: cython.int
         if not self._free_path:
             self._reclaim_paths()
@@ -429,15 +459,17 @@ class Tables:
             p = Path()
         for i in range(16):
             p.remote[i] = gid[i]
+            p.own[i] = self.own_gid[i] if own_gid is None else own_gid[i]
         p.is_ip4 = gid[:12] == b"\0" * 10 + b"\xff\xff"
-        p.loopback = gid == bytes([self.own_gid[i] for i in range(16)])
+        p.loopback = gid == bytes([p.own[i] for i in range(16)])
         p.hop_limit, p.traffic_class, p.flow_label = hop_limit, traffic_class, flow_label
         p.users, p.live = 1, True
+        p.usable = bytes([p.own[i] for i in range(16)]) not in self.unusable
         if cython.compiled:
-            prefix(p.prefix, p.is_ip4, self.own_gid, p.remote, self.udp_port, self.udp_port)
+            prefix(p.prefix, p.is_ip4, p.own, p.remote, self.udp_port, self.udp_port)
         else:
             p.prefix = bytearray(64)
-            prefix(p.prefix, p.is_ip4, self.own_gid, p.remote, self.udp_port, self.udp_port)
+            prefix(p.prefix, p.is_ip4, p.own, p.remote, self.udp_port, self.udp_port)
         self.paths[at] = p
         return at
 

@@ -1,12 +1,13 @@
 # C types of transport/work.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from verbena.transport.core cimport Core
+from verbena.transport.lending cimport Lending
 from verbena.transport.tables cimport Cqe, QueuePair, RecvQueue, SendWqe, Sge
 
 cdef enum:
     ALL_FLAGS = 15
     MAX_MESSAGE = 0x7FFFFFFF  # bytes: 2^31 - 1
+    LONGEST_DELAY_BITS = 56  # about two years, in nanoseconds
 
 cdef object whole(object value)
 
@@ -29,6 +30,8 @@ cdef class WorkRequest:
     cdef public object ah
     cdef public uint32_t remote_qpn
     cdef public uint32_t remote_qkey
+    cdef public object ee
+    cdef public uint64_t delay_ns
 
 cdef class RecvRequest:
     cdef public uint64_t wr_id
@@ -43,6 +46,7 @@ cdef class CompletionQueueEntry:
     cdef readonly int sl
     cdef readonly int path_bits
     cdef readonly int port
+    cdef readonly uint32_t ee_num
     cdef uint32_t _immediate
     cdef int _status
     cdef int _opcode
@@ -53,11 +57,12 @@ cdef class Destination:
     cdef public int path
     cdef public int domain
 
-cdef class Work(Core):
+cdef class Work(Lending):
     cdef uint32_t listed  # entries of the list that `put_list` copied last
     cdef uint64_t put_list(self, Sge *sge, uint32_t at, object entries, uint32_t limit) except? 1
     cdef bint may_post(self, QueuePair *q, int path) except False
     cdef bint aim(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
+    cdef bint name_context(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint _send(self, QueuePair *q, WorkRequest request) except False
     cdef bint _receive(self, RecvQueue *queue, object request) except False
 

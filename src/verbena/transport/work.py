@@ -20,15 +20,15 @@ from verbena.errors import (
     InvalidStateError,
     QueueFullError,
 )
-from verbena.transport.core import Core
 from verbena.transport.kinds import CompletionFlags, CompletionOpcode, QPState, QPType, WROpcode
+from verbena.transport.lending import Lending
 
 if cython.compiled:
-    from cython.cimports.verbena.transport.core import entry_at, recv_at, send_at
+    from cython.cimports.verbena.transport.core import entry_at, loan_at, recv_at, send_at
     from cython.cimports.verbena.transport.tables import *
 else:
     from verbena._declarations import declarations
-    from verbena.transport.core import entry_at, recv_at, send_at
+    from verbena.transport.core import entry_at, loan_at, recv_at, send_at
     from verbena.transport.tables import *
 
     globals().update(declarations(__file__))
@@ -50,6 +50,7 @@ REQUEST_FIELDS = (
     ("invalidate_rkey", 32),
     ("remote_qpn", 32),
     ("remote_qkey", 32),
+    ("delay_ns", LONGEST_DELAY_BITS),
 )
 RECV_FIELDS = (("wr_id", 64),)
 
@@ -102,7 +103,8 @@ class WorkRequest:
     as `ScatterGatherEntry`s; gathered for SEND and RDMA WRITE, scattered into for RDMA READ and atomics (8 bytes).
     flags: `SendFlags`.  imm_data: 32 bits for …_WITH_IMM.  remote_addr, rkey: for RDMA and atomics.  compare_add: what
     COMPARE_SWAP expects or FETCH_ADD adds; swap: the new value.  invalidate_rkey: for SEND_WITH_INV.  ah, remote_qpn,
-    remote_qkey: the destination of a datagram.
+    remote_qkey: the destination of a datagram.  ee: on a reliable-datagram queue pair the `EndToEndContext` (or its
+    number) by which the message goes to remote_qpn.  delay_ns: how long DELAY holds up what follows it, less than 2^56.
 
     Raises `InvalidAttributeError` for a value that does not fit its field.
     """
@@ -122,6 +124,8 @@ class WorkRequest:
         ah=None,
         remote_qpn=0,
         remote_qkey=0,
+        ee=None,
+        delay_ns=0,
     ):
         try:
             if not cython.compiled:
@@ -137,11 +141,13 @@ class WorkRequest:
             self.invalidate_rkey = whole(invalidate_rkey)
             self.remote_qpn = whole(remote_qpn)
             self.remote_qkey = whole(remote_qkey)
+            self.delay_ns = whole(delay_ns)
         except (OverflowError, TypeError):
             what = _misfit(REQUEST_FIELDS, locals())
             raise InvalidAttributeError(f"work request: {what}") from None
         self.sg_list = sg_list
         self.ah = ah
+        self.ee = ee
 
     def __repr__(self):
         return f"WorkRequest(wr_id={self.wr_id}, opcode={self.opcode}, sg_list={self.sg_list!r})"
@@ -168,9 +174,10 @@ class CompletionQueueEntry:
     """How a work request ended (IBA vol. 1, 11.4.2.1).
 
     wr_id, status (a `CompletionStatus`), opcode (a `CompletionOpcode`), byte_len (bytes received or read), qp_num,
-    src_qp (the sender, for datagrams), imm_data (or None), invalidated_rkey (or None), flags.  Of what was received:
-    port (the number of the port), and, on native InfiniBand, slid, sl and path_bits (the low bits of the destination
-    LID) as the packet had them.
+    src_qp (the sender, for datagrams), ee_num (the end-to-end context, for reliable datagrams), imm_data (or None),
+    invalidated_rkey (or None), flags.  Of what was received: port (the number of the port), and, on native InfiniBand,
+    slid, sl and path_bits (the low bits of the destination LID) as the packet had them (of a message that came by
+    several paths, one of its packets).
     """
 
     @property
@@ -226,7 +233,7 @@ class Destination:
         self.domain = domain
 
 
-class Work(Core):
+class Work(Lending):
     """The queues' upper ends: post and poll."""
 
     def post_send(self, index, request):
@@ -326,11 +333,13 @@ class Work(Core):
             raise InvalidAttributeError(f"unknown flags {request.flags:#x}: combine members of SendFlags")
         at: cython.uint = (q.sq_head & q.sq_mask) * q.max_send_sge
         total = self.put_list(q.sge, at, request.sg_list, q.max_send_sge)
+        if operation == WR_DELAY:
+            _check_delay(request)
         if total > MAX_MESSAGE:
             raise InvalidAttributeError(f"{total} bytes in one message: at most 2^31 - 1")
         w = send_at(q, q.sq_head)
         w.path = -1
-        if q.service == UD:
+        if q.service == UD and operation != WR_DELAY:
             if total > q.mtu:
                 raise InvalidAttributeError(
                     f"a datagram holds at most the path MTU of {q.mtu} bytes, not {total}"
@@ -339,10 +348,12 @@ class Work(Core):
             w.remote_qpn = request.remote_qpn
             # A Q_Key with its top bit set stands for the queue pair's own (IBA vol. 1, 10.2.5).
             w.remote_qkey = q.qkey if request.remote_qkey >> 31 and q.qpn != 1 else request.remote_qkey
+        elif q.service == RD:
+            self.name_context(q, w, request)
         elif q.service == RAW_IPV6 or q.service == RAW_ETHERTYPE:
             _check_raw(q.service, total, q.mtu)
             self.aim(q, w, request)
-        if q.state == RTS or q.state == SQD:
+        if (q.state == RTS or q.state == SQD) and operation != WR_DELAY:
             self.may_post(q, w.path if q.service >= UD else q.path)
         if operation == WR_ATOMIC_CMP_AND_SWP or operation == WR_ATOMIC_FETCH_AND_ADD:
             if total != 8:
@@ -357,7 +368,7 @@ class Work(Core):
         w.immediate = request.invalidate_rkey if operation == WR_SEND_WITH_INV else request.imm_data
         w.remote_address = request.remote_addr
         w.remote_key = request.rkey
-        w.compare_add = request.compare_add
+        w.compare_add = request.delay_ns if operation == WR_DELAY else request.compare_add
         w.swap = request.swap
         w.started = False
         if w.flags & INLINE:
@@ -385,7 +396,29 @@ class Work(Core):
         return True
 
     def may_post(self, q, path):
-        """Raise unless requests may be posted for this path now (see `native`)."""
+        """Raise unless requests may be posted for this path now (see `ports`); -1 for reliable datagrams."""
+        return True
+
+    def name_context(self, q, w, request):
+        """What a reliable-datagram request is addressed to; whether there is such a context shows when it begins."""
+        loan = loan_at(q, q.sq_head)
+        loan.state = LOAN_IDLE
+        loan.number = 0
+        loan.rnr_left = q.rnr_retry
+        if request.opcode == WR_DELAY:
+            return True
+        number = getattr(request.ee, "ee_num", request.ee)
+        if number is None:
+            raise InvalidAttributeError(
+                "a reliable datagram needs a destination: ee, remote_qpn and remote_qkey"
+            )
+        if not isinstance(number, int) or not 0 <= number <= 0xFFFFFF:
+            raise InvalidAttributeError(f"ee = {request.ee!r}: an EndToEndContext, or its number of 24 bits")
+        if request.remote_qpn > 0xFFFFFF:
+            raise InvalidAttributeError(f"remote_qpn = {request.remote_qpn:#x}: 24 bits at most")
+        loan.number = number
+        w.remote_qpn = request.remote_qpn
+        w.remote_qkey = q.qkey if request.remote_qkey >> 31 else request.remote_qkey
         return True
 
     def aim(self, q, w, request):
@@ -425,6 +458,7 @@ class Work(Core):
             entry.sl = c.sl
             entry.path_bits = c.path_bits
             entry.port = c.port
+            entry.ee_num = c.ee
             entry._immediate = c.immediate
             entry._status = c.status
             entry._opcode = c.opcode
@@ -456,13 +490,20 @@ class Work(Core):
 
 
 def allowed(service, operation):
-    """Does the service carry the operation (IBA vol. 1, table 36)?"""
+    """Does the service carry the operation (IBA vol. 1, table 36)?
+
+    DELAY sends nothing, so that all have it but raw datagrams, which have nothing but SEND.
+    """
+    if service == RAW_IPV6 or service == RAW_ETHERTYPE:
+        return operation == WR_SEND
+    if operation == WR_DELAY:
+        return True
+    if service == RD:
+        return 0 <= operation <= WR_ATOMIC_FETCH_AND_ADD
     if service == RC:
         return 0 <= operation <= WR_ATOMIC_FETCH_AND_ADD or operation == WR_SEND_WITH_INV
     if service == UC:
         return 0 <= operation <= WR_SEND_WITH_IMM
-    if service == RAW_IPV6 or service == RAW_ETHERTYPE:
-        return operation == WR_SEND
     return operation == WR_SEND or operation == WR_SEND_WITH_IMM
 
 
@@ -476,6 +517,13 @@ def _check_raw(service, length, mtu):
         )
     if service == RAW_IPV6 and length < 40:
         raise InvalidAttributeError(f"{length} bytes: a raw IPv6 packet begins with its header of 40 bytes")
+
+
+def _check_delay(request):
+    if request.sg_list or request.flags & INLINE:
+        raise InvalidAttributeError("DELAY moves no data: leave sg_list empty, and flags without INLINE")
+    if request.delay_ns >> LONGEST_DELAY_BITS:
+        raise InvalidAttributeError(f"delay_ns = {request.delay_ns}: less than 2^{LONGEST_DELAY_BITS}")
 
 
 def _not_allowed(service, operation):

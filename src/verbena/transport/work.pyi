@@ -25,6 +25,8 @@ class WorkRequest:
     ah: Destination | None
     remote_qpn: int
     remote_qkey: int
+    ee: Any
+    delay_ns: int
     def __init__(
         self,
         wr_id: int = 0,
@@ -40,6 +42,8 @@ class WorkRequest:
         ah: Destination | None = None,
         remote_qpn: int = 0,
         remote_qkey: int = 0,
+        ee: Any = None,
+        delay_ns: int = 0,
     ) -> None: ...
 
 class RecvRequest:
@@ -66,6 +70,7 @@ class CompletionQueueEntry:
     def path_bits(self) -> int: ...
     @property
     def port(self) -> int: ...
+    def ee_num(self) -> int: ...
     @property
     def status(self) -> CompletionStatus: ...
     @property

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from verbena.adapter.attributes import AdapterAttributes, DeviceAttributes, PortAttributes
+from verbena.adapter.attributes import AdapterAttributes, ContextCounts, DeviceAttributes, PortAttributes
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
+from verbena.adapter.end_to_end import EndToEndTable
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
 from verbena.management.datagrams import MadAddress
@@ -19,6 +20,7 @@ from verbena.verbs.cm import ConnectionService, Listener
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
+from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration, protocol_of
 from verbena.verbs.queue_pair import QueuePair
@@ -38,6 +40,7 @@ class Context:
         self.adapter = adapter
         self.driver = driver
         self.queue_pairs: dict[int, QueuePair] = {}
+        self.end_to_end = EndToEndTable(adapter)
         self._objects: list[Any] = []
         self._handlers: dict[int, Callable[[CompletionQueue], object]] = {}
         self._next_handler = 1
@@ -94,6 +97,11 @@ class Context:
             found.update(self._connections.counters())
         return found
 
+    def count_contexts(self) -> ContextCounts:
+        """How many queue pairs of each service, and end-to-end contexts, the adapter's tables hold."""
+        self._checked()
+        return self.end_to_end.count()
+
     # --- completion handlers ------------------------------------------------------------------------------
 
     def set_completion_handler(self, *functions: Callable[[CompletionQueue], object]) -> tuple[int, ...]:
@@ -137,6 +145,26 @@ class Context:
         """A new protection domain."""
         self._checked()
         return ProtectionDomain(self)
+
+    def alloc_rdd(self) -> ReliableDatagramDomain:
+        """A new reliable datagram domain."""
+        self._checked()
+        return ReliableDatagramDomain(self)
+
+    def create_eec(self, rdd: ReliableDatagramDomain) -> EndToEndContext:
+        """A new end-to-end context of a reliable datagram domain, in RESET (IBA vol. 1, 11.2.7.1)."""
+        self._checked()
+        return EndToEndContext(self.require_rdd(rdd))
+
+    def require_rdd(self, value: ReliableDatagramDomain) -> ReliableDatagramDomain:
+        """The domain itself; raises a `VerbError` unless it is an open one of this adapter."""
+        if not isinstance(value, ReliableDatagramDomain):
+            raise InvalidAttributeError(
+                f"rdd: a ReliableDatagramDomain is needed (Context.alloc_rdd), not {type(value).__name__}"
+            )
+        if value.context is not self:
+            raise InvalidAttributeError("rdd belongs to another adapter")
+        return value.checked()
 
     def create_cq(self, depth: int, handler: int | None = None) -> CompletionQueue:
         """A new completion queue of `depth` entries, bound to a completion handler's identifier, or to none."""
@@ -355,8 +383,9 @@ class Context:
             self._open = False
         for function in reversed(self._closing):
             function()
-        for item in [o for o in self._objects if isinstance(o, ProtectionDomain)]:
-            item.__exit__()
+        for kind in (ProtectionDomain, ReliableDatagramDomain):
+            for item in [o for o in self._objects if isinstance(o, kind)]:
+                item.__exit__()
         for item in list(self._objects):
             item.close()
         self.driver.close()

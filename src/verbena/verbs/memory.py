@@ -16,6 +16,7 @@ from verbena.verbs.queue_pair import QueuePair
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
+    from verbena.verbs.end_to_end import ReliableDatagramDomain
 
 
 class ProtectionDomain:
@@ -70,18 +71,26 @@ class ProtectionDomain:
         max_inline: int = 0,
         srq: SharedReceiveQueue | None = None,
         sq_sig_all: bool = False,
+        rdd: ReliableDatagramDomain | None = None,
     ) -> QueuePair:
         """Create a queue pair in RESET (OpenQP of document 003; IBA vol. 1, 11.2.4.1).
 
         recv_cq defaults to send_cq.  max_…_wr: requests that a queue holds, max_…_sge: list entries of each,
         max_inline: bytes that INLINE may copy.  srq: take receive buffers from there.  sq_sig_all: every send request
-        makes a completion entry, SIGNALED or not.
+        makes a completion entry, SIGNALED or not.  rdd: the domain of a reliable-datagram queue pair.
 
         Raises `InvalidAttributeError`, `ResourceError`; then no queue pair was made.
         """
         caps = QPCapabilities(max_send_wr, max_recv_wr, max_send_sge, max_recv_sge, max_inline)
         return QueuePair(
-            self.checked(), qp_type, send_cq, send_cq if recv_cq is None else recv_cq, caps, srq, sq_sig_all
+            self.checked(),
+            qp_type,
+            send_cq,
+            send_cq if recv_cq is None else recv_cq,
+            caps,
+            srq,
+            sq_sig_all,
+            rdd=rdd,
         )
 
     def create_srq(self, max_wr: int, max_sge: int = 4, limit: int = 0) -> SharedReceiveQueue:

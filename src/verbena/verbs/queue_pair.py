@@ -12,11 +12,13 @@ from verbena.memory.access import Access
 from verbena.transport.kinds import PathMigrationState, QPState, QPType
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.completion import CompletionQueue, require_cq
+from verbena.verbs.endpoints import endpoint_at, vector_to
 
 if TYPE_CHECKING:
+    from verbena.verbs.end_to_end import ReliableDatagramDomain
     from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 
-FIXED = frozenset(("type", "qp_num", "capabilities", "pd", "context", "send_cq", "recv_cq", "srq"))
+FIXED = frozenset(("type", "qp_num", "capabilities", "pd", "context", "send_cq", "recv_cq", "srq", "rdd"))
 RAW = (QPType.RAW_IPV6, QPType.RAW_ETHERTYPE)
 ALL_REMOTE = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 
@@ -38,6 +40,7 @@ class QueuePair:
         srq: SharedReceiveQueue | None,
         sq_sig_all: bool,
         fixed_number: int = 0,
+        rdd: ReliableDatagramDomain | None = None,
     ) -> None:
         try:
             self.type = QPType(qp_type)
@@ -46,6 +49,11 @@ class QueuePair:
                 f"qp_type = {qp_type!r}: one of {', '.join(t.name for t in QPType)}"
             ) from None
         context = pd.context
+        if (self.type is QPType.RD) != (rdd is not None):
+            raise InvalidAttributeError(
+                "a reliable-datagram queue pair, and no other, belongs to a domain: rdd=Context.alloc_rdd()"
+            )
+        self.rdd = None if rdd is None else context.require_rdd(rdd)
         self.pd = pd
         self.context = context
         self.send_cq = require_cq(send_cq, "send_cq", context)
@@ -66,6 +74,7 @@ class QueuePair:
                 shared_queue=None if srq is None else srq.index,
                 all_signaled=sq_sig_all,
                 fixed_number=fixed_number,
+                rdd=0 if rdd is None else rdd.checked().number,
             )
             self._psn = context.adapter.random.getrandbits(24)
             self._open = True
@@ -73,6 +82,8 @@ class QueuePair:
             context.queue_pairs[self._index] = self
             if srq is not None:
                 srq.queue_pairs.add(self)
+            if self.rdd is not None:
+                self.rdd.members.add(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         """What was given at creation stays: the adapter owns the queue pair's state, no handle alters it."""
@@ -106,9 +117,11 @@ class QueuePair:
 
         port_num, pkey_index, qkey, access_flags, path_mtu (bytes), dest_qp_num, rq_psn, sq_psn, max_rd_atomic,
         max_dest_rd_atomic, min_rnr_timer (code 0..31), timeout (4.096 us * 2^n; 0 = for ever), retry_cnt (0..7),
-        rnr_retry (0..7; 7 = for ever), ah_attr (an `AddressVector`).  On InfiniBand also the alternate path of a
-        connection: alt_ah_attr, alt_pkey_index, alt_port_num, alt_timeout, and path_mig_state: REARM lets the adapter
-        migrate to it when it must, MIGRATED migrates now, if it is armed (IBA vol. 1, 17.2.8).
+        rnr_retry (0..7; 7 = for ever), ah_attr (an `AddressVector`), stripe_ah_attrs (up to three more: packets leave
+        by all these paths at once, RC only), reorder_ns (how long one may then be missing before it counts as lost).
+        On InfiniBand also the alternate path of a connection that is not striped: alt_ah_attr, alt_pkey_index,
+        alt_port_num, alt_timeout, and path_mig_state: REARM lets the adapter migrate to it when it must, MIGRATED
+        migrates now, if it is armed (IBA vol. 1, 17.2.8).
 
         Which of them a transition needs and allows: `adapter.states.TRANSITIONS`.  Raises `InvalidStateError`,
         `InvalidAttributeError`; then nothing was changed.
@@ -139,11 +152,7 @@ class QueuePair:
     def endpoint_at(self, port_num: int = 1, *, path_bits: int = 0, gid_index: int = 0) -> Endpoint:
         """`endpoint`, for one of several ports, LIDs and GIDs; what is chosen here is to be used in `connect`, too."""
         self._checked()
-        port = self.context.query_port(port_num)
-        if not 0 <= path_bits < 1 << port.lmc:
-            raise InvalidAttributeError(f"path_bits = {path_bits}: port {port_num} has {1 << port.lmc} LIDs")
-        gid = self.context.query_gid(port_num, gid_index)
-        return Endpoint(gid, self.qp_num, self._psn, port.lid + path_bits if port.lid else 0)
+        return endpoint_at(self.context, self.qp_num, self._psn, port_num, path_bits, gid_index)
 
     def _port(self) -> int:
         """The number of the port that it was given, or 1."""
@@ -170,11 +179,12 @@ class QueuePair:
         dlid: int | None = None,
         is_global: bool | None = None,
         alternate: AddressVector | None = None,
+        **striping: Any,
     ) -> None:
         """Connect to the peer's `endpoint`: RESET or INIT to RTS (RC and UC).  Both sides do it, in any order.
 
         mtu: path MTU in bytes, by default the port's.  The other values are those of `modify`; both sides must agree
-        on mtu.
+        on mtu.  striping: stripe_ah_attrs, reorder_ns (RC only).
 
         On InfiniBand port_num, pkey_index, sl, src_path_bits, sgid_index say how packets leave; dlid, by default the
         endpoint's LID, is that of the router where the peer is in another subnet.  alternate: another path, which the
@@ -184,23 +194,18 @@ class QueuePair:
         """
         if self.type not in (QPType.RC, QPType.UC):
             raise InvalidAttributeError("a datagram queue pair has no peer: use activate()")
-        if not isinstance(remote, Endpoint):
-            raise InvalidAttributeError(
-                f"remote: the peer's Endpoint is needed (its qp.endpoint), not {type(remote).__name__}"
-            )
         port = port_num or self._port()
-        if self._adapter.native is not None:
-            self._adapter.native.require_active(port)
-        vector = AddressVector(
-            gid=remote.gid,
-            traffic_class=traffic_class,
-            hop_limit=hop_limit,
+        vector = vector_to(
+            self._adapter,
+            remote,
             port_num=port,
             sl=sl,
             src_path_bits=src_path_bits,
             sgid_index=sgid_index,
-            dlid=remote.lid if dlid is None else dlid,
+            dlid=dlid,
             is_global=is_global,
+            traffic_class=traffic_class,
+            hop_limit=hop_limit,
         )
         if self.state is QPState.RESET:
             self.modify(QPState.INIT, port_num=port, pkey_index=pkey_index, access_flags=access)
@@ -209,6 +214,7 @@ class QueuePair:
             "path_mtu": mtu or self._adapter.mtu_of(port),
             "dest_qp_num": remote.qp_num,
             "rq_psn": remote.psn,
+            **striping,
         }
         if self.type is QPType.RC:
             self.modify(QPState.RTR, **path, max_dest_rd_atomic=max_rd_atomic, min_rnr_timer=min_rnr_timer)
@@ -226,12 +232,31 @@ class QueuePair:
         if alternate is not None:
             self.modify(alt_ah_attr=alternate, path_mig_state=PathMigrationState.REARM)
 
-    def activate(self, qkey: int = 0x11111111, *, port_num: int = 1, pkey_index: int = 0) -> None:
-        """Bring a datagram queue pair from RESET to RTS; `qkey` is what senders must show (raw ones: no keys)."""
+    def activate(
+        self,
+        qkey: int = 0x11111111,
+        *,
+        port_num: int = 1,
+        pkey_index: int = 0,
+        access: Access = ALL_REMOTE,
+        rnr_retry: int = 7,
+        min_rnr_timer: int = 12,
+    ) -> None:
+        """Bring a datagram queue pair from RESET to RTS; `qkey` is what senders must show (raw ones: no keys).
+
+        access, rnr_retry, min_rnr_timer: for reliable datagrams only; the values are those of `modify`.
+        """
         if self.type in RAW:
             self.modify(QPState.INIT, port_num=port_num)
             self.modify(QPState.RTR)
             self.modify(QPState.RTS)
+            return
+        if self.type is QPType.RD:
+            self.modify(
+                QPState.INIT, port_num=port_num, pkey_index=pkey_index, qkey=qkey, access_flags=access
+            )
+            self.modify(QPState.RTR, min_rnr_timer=min_rnr_timer)
+            self.modify(QPState.RTS, rnr_retry=rnr_retry)
             return
         if self.type is not QPType.UD:
             raise InvalidAttributeError(f"a {self.type.name} queue pair needs a peer: use connect()")
@@ -319,6 +344,8 @@ class QueuePair:
             self._adapter.destroy_qp(self._index, queue)
             self.context.queue_pairs.pop(self._index, None)
             self.pd.members.discard(self)
+            if self.rdd is not None:
+                self.rdd.members.discard(self)
             if self.srq is not None:
                 self.srq.queue_pairs.discard(self)
         self._kick()  # those who wait for the flushed requests shall hear of them

@@ -18,7 +18,8 @@ from verbena.wire.layout import Buffer
 _PCAP_MICROSECONDS, _PCAP_NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
 _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE, _ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
 _BYTE_ORDER = 0x1A2B3C4D
-_OPT_END, _OPT_COMMENT, _IF_NAME, _IF_TSRESOL, _IF_TSOFFSET = 0, 1, 2, 9, 14
+_OPT_END, _OPT_COMMENT, _IF_NAME, _EPB_FLAGS, _IF_TSRESOL, _IF_TSOFFSET = 0, 1, 2, 2, 9, 14
+_INBOUND, _OUTBOUND = 1, 2
 _LARGEST_BLOCK = 16 << 20
 """No real record is larger; what says so is damaged, and must not make us allocate it."""
 
@@ -83,14 +84,18 @@ class PcapngWriter:
         interface: int = 0,
         comment: str = "",
         original_length: int | None = None,
+        outbound: bool | None = None,
     ) -> None:
+        """Write a packet.  outbound: did it leave by the interface, or come in; None: not told."""
         if not 0 <= interface < self._interfaces:
             raise EncodeError(f"interface {interface} was not added; there are {self._interfaces}")
         if not 0 <= time_ns < 1 << 64:
             raise EncodeError(f"time {time_ns} ns is outside of what pcapng can hold")
         length = len(data) if original_length is None else original_length
         head = struct.pack("<IIIII", interface, time_ns >> 32, time_ns & 0xFFFFFFFF, len(data), length)
-        options = ((_OPT_COMMENT, comment.encode()),) if comment else ()
+        options: tuple[tuple[int, bytes], ...] = ((_OPT_COMMENT, comment.encode()),) if comment else ()
+        if outbound is not None:
+            options += ((_EPB_FLAGS, struct.pack("<I", _OUTBOUND if outbound else _INBOUND)),)
         self._block(_ENHANCED, head + _padded(bytes(data)), options)
 
     def _block(self, kind: int, body: bytes, options: tuple[tuple[int, bytes], ...]) -> None:

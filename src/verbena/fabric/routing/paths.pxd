@@ -27,6 +27,7 @@ cdef class Paths:
 
     cdef void spread(self) noexcept
     cdef void gather(self, bint ruled) noexcept
+    cdef int shared(self, int s, int c, int lid, int base, unsigned char[::1] table, int width) noexcept
     cdef int choose(self, int s, int lid, int base, int old, unsigned char[::1] table, int width,
                     int[::1] load) noexcept
     cdef int refined(self, int dest) noexcept

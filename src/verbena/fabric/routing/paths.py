@@ -284,36 +284,56 @@ class Paths:
 
     # --- choosing -----------------------------------------------------------------------------------------------
 
-    def choose(self, s, lid, base, old, table, width, load):
-        """One of the candidates of a switch: other ports and switches than the end's other LIDs, then the emptiest."""
-        i: cython.int
+    def shared(self, s, c, lid, base, table, width):
+        """How much a candidate has in common with the ports of the end's other LIDs: 256 for a port, 1 for a switch."""
         k: cython.int
-        c: cython.int
         p: cython.int
+        same: cython.int = 0
+        for k in range(base, lid):
+            p = table[s * width + k]
+            if p == NONE or p == 0:
+                continue
+            if self.first[s] + p == c:
+                same += 256
+            elif self.peer[self.first[s] + p] >= 0 and (
+                self.owner[self.peer[self.first[s] + p]] == self.owner[self.peer[c]]
+            ):
+                same += 1
+        return same
+
+    def choose(self, s, lid, base, old, table, width, load):
+        """One of the candidates of a switch: other ports and switches than the end's other LIDs, then the emptiest.
+
+        Of equally empty ones, the first in a circle that begins one port later with each round, times the hops to go:
+        if all switches chose alike, all LIDs that reach a switch of an upper level would leave it by one port.
+        """
+        i: cython.int
+        c: cython.int
         same: cython.int
+        begin: cython.int = self.candidates_first[s]
+        count: cython.int = self.candidates_first[s + 1] - begin
         best: cython.int = -1
         best_same: cython.int = 0
-        kept: cython.int = -1
-        kept_same: cython.int = 0
-        for i in range(self.candidates_first[s], self.candidates_first[s + 1]):
+        kept_same: cython.int = -1
+        turn: cython.int
+        for i in range(begin, begin + count):
             c = self.candidates[i]
-            same = 0
-            for k in range(base, lid):
-                p = table[s * width + k]
-                if p == NONE or p == 0:
-                    continue
-                if self.first[s] + p == c:
-                    same += 256
-                elif self.peer[self.first[s] + p] >= 0 and (
-                    self.owner[self.peer[self.first[s] + p]] == self.owner[self.peer[c]]
-                ):
-                    same += 1
+            same = self.shared(s, c, lid, base, table, width)
             if best < 0 or same < best_same or (same == best_same and load[c] < load[best]):
                 best, best_same = c, same
             if c == self.first[s] + old:
-                kept, kept_same = c, same
-        if kept >= 0 and kept_same == best_same and load[kept] <= load[best] + STICKY:
-            return kept
+                kept_same = same
+        if kept_same == best_same and load[self.first[s] + old] <= load[best] + STICKY:
+            return self.first[s] + old
+        turn = cython.cast(
+            cython.int, cython.cast(cython.longlong, load[best]) * max(self.hops[s], 1) % count
+        )
+        for i in range(count):
+            c = self.candidates[begin + (turn + i) % count]
+            if load[c] == load[best] and (
+                lid == base or self.shared(s, c, lid, base, table, width) == best_same
+            ):
+                return c
         return best
 
     def assign(

@@ -17,6 +17,7 @@ from itertools import chain
 
 from verbena.clock import Clock, Timer
 from verbena.errors import InvalidAttributeError, VerbenaError
+from verbena.fabric.routing import Routing
 from verbena.management.names import NodeNames
 from verbena.management.smi import SmpPort
 from verbena.management.store import StoredEvent, StoredTopology, TopologyStore
@@ -92,6 +93,11 @@ class SubnetManager:
         self._timer: Timer | None = None
         self._soon: Timer | None = None
         self._running = False
+
+    @property
+    def routing(self) -> Routing | None:
+        """What the routing engine made last; None before, and with a router of another kind."""
+        return self._router.routing if isinstance(self._router, EngineRouter) else None
 
     # --- from outside -------------------------------------------------------------------------------------------
 

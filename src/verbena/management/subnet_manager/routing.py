@@ -42,6 +42,11 @@ class EngineRouter:
         self._options = dict(options or {})
         self._previous: Routing | None = None
 
+    @property
+    def routing(self) -> Routing | None:
+        """The last one that was made."""
+        return self._previous
+
     def __call__(self, subnet: Subnet) -> Tables:
         graph, guids = routing_graph(subnet)
         lanes = min(self._lanes, usable_lanes(subnet))
