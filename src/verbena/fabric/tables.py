@@ -1,10 +1,9 @@
 """What the fabric simulator keeps: nodes, ports, lanes, queues, packets and events, made and freed.
 
-`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields
-otherwise.  They are cut, in lines of the processor's cache, from a few large slabs that are never moved (a pointer
-stays valid) and for which huge pages are asked; nothing is allocated for a packet once the pools have reached the
-fabric's working size.  A fabric that needs more memory than the system has ends the process, as running out of memory
-elsewhere does.
+`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields otherwise.
+They are cut, in lines of the processor's cache, from a few large slabs that are never moved (a pointer stays valid)
+and for which huge pages are asked; nothing is allocated for a packet once the pools have reached the fabric's working
+size.  A fabric that needs more memory than the system has ends the process, as running out of memory elsewhere does.
 """
 
 from __future__ import annotations

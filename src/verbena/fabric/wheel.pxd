@@ -11,15 +11,18 @@ cdef enum:
     TICK_BITS = 12  # a slot of the lowest level is 4,096 ps
     RADIX_BITS = 6
     FEW = 24  # events that are sorted by insertion
-    AHEAD_FAR = 4  # events ahead whose objects are fetched into the cache
-    AHEAD_NEAR = 2  # ... and what these point to
+    STEP = 3  # events between two steps of looking ahead
 
 cdef extern from *:
     int count_trailing_zeros "__builtin_ctzll" (uint64_t) noexcept nogil
     int count_leading_zeros "__builtin_clzll" (uint64_t) noexcept nogil
 
 cdef extern from *:
-    void prefetch "__builtin_prefetch" (const void *) noexcept nogil
+    """
+    /* The empty statement keeps compilers from dropping a function that does nothing else. */
+    #define verbena_prefetch(p) do { __builtin_prefetch(p); __asm__ volatile("" : : : ); } while (0)
+    """
+    void prefetch "verbena_prefetch" (const void *) noexcept nogil
 
 cdef int lowest_bit(uint64_t word) noexcept nogil
 cdef int highest_bit(uint64_t word) noexcept nogil
@@ -52,6 +55,7 @@ cdef class Wheel(Tables):
     cdef void sort_agenda(self) noexcept nogil
     cdef void sort_by_digit(self, Event *source, Event *target, int shift) noexcept nogil
     cdef void look_ahead(self, int32_t at) noexcept nogil
+    cdef Port *likely_output(self, Event *e) noexcept nogil
     cdef Event *next_event(self, int64_t until) noexcept nogil
     cdef bint descend(self, int64_t last_tick) noexcept nogil
     cdef void spread(self, int32_t at) noexcept nogil

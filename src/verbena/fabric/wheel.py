@@ -83,6 +83,7 @@ class Wheel(Tables):
             free(self.agenda)
             free(self.scratch)
 
+    @cython.final
     def grow_agenda(self, room):
         if cython.compiled and room > self.agenda_room:
             self.agenda_room = room * 2
@@ -95,6 +96,7 @@ class Wheel(Tables):
             if not self.agenda or not self.scratch:
                 Py_FatalError("verbena: no memory left for the fabric")
 
+    @cython.final
     def schedule(self, time, kind, port):
         """A new event; the caller fills in what else it needs, at once.  Times in the past count as the present."""
         if time < self.now_ps:
@@ -106,12 +108,14 @@ class Wheel(Tables):
         self.scheduled += 1
         return e
 
+    @cython.final
     def place(self, time):
         """Where an event of that time goes."""
         if self.sorted and (time >> TICK_BITS) <= self.tick:
             return self.put_in_order(time)
         return self.put_last(self.slot_of(time))
 
+    @cython.final
     def slot_of(self, time):
         tick: cython.longlong = time >> TICK_BITS
         level: cython.int = 0
@@ -121,6 +125,7 @@ class Wheel(Tables):
             level = highest_bit(cython.cast(cython.ulonglong, tick ^ self.tick)) // SLOT_BITS
         return level * SLOTS + cython.cast(cython.int, (tick >> (level * SLOT_BITS)) & (SLOTS - 1))
 
+    @cython.final
     def put_last(self, at):
         """At the end of a slot."""
         word: cython.int = at >> 6
@@ -143,6 +148,7 @@ class Wheel(Tables):
         self.first[at].append(Event())
         return self.first[at][-1]
 
+    @cython.final
     def put_in_order(self, time):
         """Into the slot that is worked on: behind everything that is not later."""
         if self.agenda_at == self.agenda_end:
@@ -162,6 +168,7 @@ class Wheel(Tables):
         self.agenda.insert(at, Event())
         return self.agenda[at]
 
+    @cython.final
     def mark_empty(self, at):
         word: cython.int = at >> 6
         if cython.compiled:
@@ -173,6 +180,7 @@ class Wheel(Tables):
         if not self.map[word]:
             self.summary[at >> SLOT_BITS] &= ~(ONE << (word & 63))
 
+    @cython.final
     def next_slot(self, level, slot):
         """The first occupied slot of a level from `slot` on; -1: none."""
         word: cython.int = slot >> 6
@@ -190,6 +198,7 @@ class Wheel(Tables):
         word += 1 + lowest_bit(bits)
         return (word << 6) + lowest_bit(self.map[level * WORDS + word])
 
+    @cython.final
     def collect(self, at):
         """Make a slot's events the agenda, in order."""
         i: cython.int
@@ -216,6 +225,7 @@ class Wheel(Tables):
             self.agenda_end = len(self.agenda)
             self.mark_empty(at)
 
+    @cython.final
     def sort_agenda(self):
         """By time; what has the same time stays in its order."""
         i: int32_t
@@ -237,6 +247,7 @@ class Wheel(Tables):
                 at -= 1
             self.agenda[at] = moved
 
+    @cython.final
     def sort_by_digit(self, source, target, shift):
         """One pass of the radix sort: by six bits of the time within the slot."""
         i: int32_t
@@ -256,24 +267,61 @@ class Wheel(Tables):
                 target[start[digit]] = source[i]
                 start[digit] += 1
 
+    @cython.final
     def look_ahead(self, at):
-        """Fetch what the events after that one will need into the cache."""
+        """Fetch into the cache what the events after that one will need, in steps, as one thing leads to the next."""
         if not cython.compiled:
             return
-        if at + AHEAD_FAR < self.agenda_end:
-            e = cython.address(self.agenda[at + AHEAD_FAR])
+        if at + STEP * 4 < self.agenda_end:
+            e = cython.address(self.agenda[at + STEP * 4])
             prefetch(e.what)
             prefetch(e.port)
             prefetch(cython.address(e.port.free_ps))
-        if at + AHEAD_NEAR < self.agenda_end:
-            e = cython.address(self.agenda[at + AHEAD_NEAR])
-            prefetch(e.port.node)
+        if at + STEP * 3 < self.agenda_end:
+            e = cython.address(self.agenda[at + STEP * 3])
             if e.kind == EVENT_ARRIVE:
-                prefetch(cython.address(e.port.lane[e.lane].occupied))
+                prefetch(e.port.node)
+                if e.port.lane[e.lane]:
+                    prefetch(cython.address(e.port.lane[e.lane].occupied))
             elif e.kind == EVENT_SENT and e.what:
-                prefetch(cython.cast(cython.pointer(Queue), e.what).port)
-                prefetch(cython.cast(cython.pointer(Queue), e.what).sending)
+                q = cython.cast(cython.pointer(Queue), e.what)
+                prefetch(q.port)
+                prefetch(q.sending)
+        if at + STEP * 2 < self.agenda_end:
+            e = cython.address(self.agenda[at + STEP * 2])
+            if e.kind == EVENT_ARRIVE:
+                p = cython.cast(cython.pointer(Packet), e.what)
+                if e.port.node.kind == ENDNODE:
+                    prefetch(cython.address(p.born_ps))
+                    prefetch(cython.address(e.port.counters[DELIVERED]))
+                elif e.port.lane[e.lane]:
+                    prefetch(cython.address(e.port.node.lft[p.dlid]))
+                    prefetch(e.port.lane[e.lane].inbox)
+            elif e.kind == EVENT_SENT and e.what:
+                q = cython.cast(cython.pointer(Queue), e.what)
+                prefetch(cython.address(q.port.lane[q.lane].occupied))
+        if at + STEP < self.agenda_end:
+            o = self.likely_output(cython.address(self.agenda[at + STEP]))
+            if o:
+                prefetch(o)
+                prefetch(cython.address(o.free_ps))
+        if at + 1 < self.agenda_end:
+            e = cython.address(self.agenda[at + 1])
+            o = self.likely_output(e)
+            if o:
+                prefetch(o.lane[e.lane])
 
+    @cython.final
+    def likely_output(self, e):
+        """By which port a packet that arrives at a switch will leave, if its forwarding table knows."""
+        if e.kind != EVENT_ARRIVE or e.port.node.kind != SWITCH:
+            return NO_PORT
+        p = cython.cast(cython.pointer(Packet), e.what)
+        if p.dlid >= e.port.node.lft_size:
+            return NO_PORT
+        return e.port.node.port[e.port.node.lft[p.dlid]]
+
+    @cython.final
     def next_event(self, until):
         """Take out the earliest event, if it is due by `until` (ps); nothing otherwise.
 
@@ -305,6 +353,7 @@ class Wheel(Tables):
             self.advance(last_tick)
         return NO_EVENT
 
+    @cython.final
     def descend(self, last_tick):
         """Bring the next occupied slot above the lowest level down, unless it begins after `last_tick`."""
         level: cython.int
@@ -327,6 +376,7 @@ class Wheel(Tables):
             return True
         return False
 
+    @cython.final
     def spread(self, at):
         """The events of a slot above the lowest level come down."""
         i: cython.int
@@ -349,6 +399,7 @@ class Wheel(Tables):
                 self.put_last(slot)
                 self.first[slot][-1] = e
 
+    @cython.final
     def advance(self, tick):
         """Make the empty time up to `tick` the past.
 
@@ -363,6 +414,7 @@ class Wheel(Tables):
             if self.first[at]:
                 self.spread(at)
 
+    @cython.final
     def earliest(self):
         """The time of the earliest event in ps; -1: there is none."""
         level: cython.int
