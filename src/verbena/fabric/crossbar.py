@@ -237,7 +237,7 @@ class Crossbar(Smi):
 
     @cython.final
     def append(self, q, p):
-        """A packet joins a queue; the caller calls `enlist` if it is its head."""
+        """A packet joins a queue; nothing else happens."""
         p.next = NO_PACKET
         if q.head:
             q.tail.next = p
@@ -245,6 +245,18 @@ class Crossbar(Smi):
             q.head = p
         q.tail = p
         q.length += 1
+
+    @cython.final
+    def line_up(self, q, p):
+        """A packet joins a queue; as its head it gets in line for its output."""
+        self.append(q, p)
+        if q.head == p:
+            self.enlist(q)
+
+    @cython.final
+    def enter_buffer(self, r, p):
+        """A packet that came in by a switch's port joins its queue there."""
+        self.line_up(self.inbox_of(r, p), p)
 
     @cython.final
     def take_head(self, q):

@@ -63,10 +63,7 @@ class Sources(Flits):
     @cython.final
     def queue_packet(self, port, p):
         """A packet that was made here joins its lane's send queue."""
-        line = port.lane[p.lane]
-        self.append(line.outbox, p)
-        if line.outbox.head == p:
-            self.enlist(line.outbox)
+        self.line_up(port.lane[p.lane].outbox, p)
 
     @cython.final
     def make_phantom(self, s, size, dlid, sl):

@@ -267,6 +267,9 @@ class Tables:
         """A port of a node, down; returns its index."""
         at: cython.int = number
         v: cython.int
+        lanes_: cython.int = lanes
+        size: cython.size_t
+        line: cython.size_t
         node = self.node_at(index)
         if cython.compiled:
             if self.port_count == self.port_room:
@@ -275,9 +278,15 @@ class Tables:
                     cython.pointer(cython.pointer(Port)),
                     realloc(self.ports, self.port_room * cython.sizeof(cython.p_void)),
                 )
-            port = cython.cast(cython.pointer(Port), self.take(cython.sizeof(Port)))
             if not self.ports:
                 raise MemoryError
+            # The data lanes lie just behind it (`lane_beside`).
+            size = (cython.sizeof(Port) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+            line = (cython.sizeof(Lane) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+            block = cython.cast(cython.pointer(uint8_t), self.take(size + lanes_ * line))
+            port = cython.cast(cython.pointer(Port), block)
+            for v in range(lanes_):
+                port.lane[v] = cython.cast(cython.pointer(Lane), block + size + v * line)
             self.ports[self.port_count] = port
         else:
             port = Port()
@@ -297,7 +306,8 @@ class Tables:
     def open_lane(self, port, lane, blocks):
         """Give a port a lane with a receive buffer of that many blocks."""
         if cython.compiled:
-            port.lane[lane] = cython.cast(cython.pointer(Lane), self.take(cython.sizeof(Lane)))
+            if not port.lane[lane]:
+                port.lane[lane] = cython.cast(cython.pointer(Lane), self.take(cython.sizeof(Lane)))
         else:
             port.lane[lane] = Lane()
         made = port.lane[lane]

@@ -217,10 +217,7 @@ class Trains(Crossbar):
             p.gone = True
             self.drop(r, p, DROP_PKEY)
             return
-        q = self.inbox_of(r, p)
-        self.append(q, p)
-        if q.head == p:
-            self.enlist(q)
+        self.enter_buffer(r, p)
 
     @cython.final
     def reach_end(self, r, p):
@@ -276,12 +273,16 @@ class Trains(Crossbar):
         r.lane[lane].occupied -= blocks
         self.credit_back(r, lane, blocks)
 
+    @cython.final
     def credit_back(self, r, lane, blocks):
         """The sender has those blocks again after the cable and an empty flit.
 
         A sender that still has credit is not told: it looks when it has not enough (`look_for_credit`), which costs no
         event.  What comes before the last one was due, or while the sender waits for it, has an event of its own.
         """
+        if self.flits:
+            self.note_credit(r, lane)
+            return
         if lane == VL15 or not r.peer:
             return
         line = r.lane[lane]
@@ -294,6 +295,9 @@ class Trains(Crossbar):
                 line.freed_ps = self.now_ps + r.credit_ps
                 return
         self.send_credit(r, lane, blocks, self.now_ps + r.credit_ps)
+
+    def note_credit(self, r, lane):
+        """The same in flit mode (see `flits`)."""
 
     @cython.final
     def send_credit(self, r, lane, blocks, when):

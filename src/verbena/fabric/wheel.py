@@ -33,6 +33,16 @@ else:
 ONE = 1
 
 
+def lane_beside(port, lane):
+    """Where a port's data lane lies (see `Tables._make_port`), without looking at the port."""
+    at: cython.size_t
+    if cython.compiled:
+        at = (cython.sizeof(Port) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+        at += (cython.sizeof(Lane) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE * lane
+        return cython.cast(cython.pointer(Lane), cython.cast(cython.pointer(uint8_t), port) + at)
+    return port.lane[lane]
+
+
 def lowest_bit(word):
     """The number of the lowest bit that is set; the word must not be 0."""
     if cython.compiled:
@@ -56,6 +66,7 @@ class Wheel(Tables):
         self.scheduled = 0
         self.sorted = False
         self.agenda_at = self.agenda_end = self.agenda_room = 0
+        self.enough = ENOUGH
         if cython.compiled:
             self.first = cython.cast(
                 cython.pointer(cython.pointer(Batch)), calloc(LEVELS * SLOTS, cython.sizeof(cython.p_void))
@@ -121,7 +132,7 @@ class Wheel(Tables):
         level: cython.int = 0
         if tick <= self.tick:
             tick = self.tick
-        else:
+        elif (tick ^ self.tick) >= SLOTS:
             level = highest_bit(cython.cast(cython.ulonglong, tick ^ self.tick)) // SLOT_BITS
         return level * SLOTS + cython.cast(cython.int, (tick >> (level * SLOT_BITS)) & (SLOTS - 1))
 
@@ -200,11 +211,11 @@ class Wheel(Tables):
 
     @cython.final
     def collect(self, at):
-        """Make a slot's events the agenda, in order."""
+        """Put a slot's events at the end of the agenda, in order."""
         i: cython.int
-        count: int32_t = 0
+        start: int32_t = self.agenda_end
+        count: int32_t = start
         self.sorted = True
-        self.agenda_at = 0
         if cython.compiled:
             batch = self.first[at]
             while batch:
@@ -219,36 +230,54 @@ class Wheel(Tables):
                 batch = following
             self.agenda_end = count
             self.mark_empty(at)
-            self.sort_agenda()
+            self.sort_agenda(start)
         else:
-            self.agenda = sorted(self.first[at], key=_time_of)
+            self.agenda = self.agenda[:start] + sorted(self.first[at], key=_time_of)
             self.agenda_end = len(self.agenda)
             self.mark_empty(at)
 
     @cython.final
-    def sort_agenda(self):
-        """By time; what has the same time stays in its order."""
+    def collect_from(self, slot, last_tick):
+        """A new agenda: the events of a slot, and of those just after it if it has few (`look_ahead` needs some)."""
+        frame: cython.longlong = self.tick & ~(SLOTS - 1)
+        end: int32_t = slot + SPAN
+        following: int32_t
+        self.agenda_at = self.agenda_end = 0
+        self.collect(slot)
+        if not self.flits:  # whose events follow each other too closely
+            while self.agenda_end < self.enough:
+                following = self.next_slot(0, slot + 1)
+                if following < 0 or following >= end or frame + following > last_tick:
+                    break
+                slot = following
+                self.collect(slot)
+        self.tick = frame + slot
+
+    @cython.final
+    def sort_agenda(self, start):
+        """From `start` on, by time; what has the same time stays in its order."""
         i: int32_t
         at: int32_t
+        count: int32_t = self.agenda_end - start
         moved: Event
         if not cython.compiled:
             return
-        if self.agenda_end > FEW:
-            self.sort_by_digit(self.agenda, self.scratch, 0)
-            self.sort_by_digit(self.scratch, self.agenda, RADIX_BITS)
+        if count > FEW:
+            self.sort_by_digit(self.agenda + start, self.scratch, count, 0)
+            self.sort_by_digit(self.scratch, self.agenda + start, count, RADIX_BITS)
             return
-        for i in range(1, self.agenda_end):
+        for i in range(start + 1, self.agenda_end):
             if self.agenda[i - 1].time <= self.agenda[i].time:
                 continue
             moved = self.agenda[i]
             at = i
-            while at > 0 and self.agenda[at - 1].time > moved.time:
+            while at > start and self.agenda[at - 1].time > moved.time:
                 self.agenda[at] = self.agenda[at - 1]
                 at -= 1
             self.agenda[at] = moved
 
     @cython.final
-    def sort_by_digit(self, source, target, shift):
+    def sort_by_digit(self, source, target, count, shift):
         """One pass of the radix sort: by six bits of the time within the slot."""
         i: int32_t
         digit: cython.int
@@ -257,69 +286,55 @@ class Wheel(Tables):
         if cython.compiled:
             for i in range(64):
                 start[i] = 0
-            for i in range(self.agenda_end):
+            for i in range(count):
                 start[(source[i].time >> shift) & 63] += 1
             for i in range(64):
                 total += start[i]
                 start[i] = total - start[i]
-            for i in range(self.agenda_end):
+            for i in range(count):
                 digit = (source[i].time >> shift) & 63
                 target[start[digit]] = source[i]
                 start[digit] += 1
 
     @cython.final
     def look_ahead(self, at):
-        """Fetch into the cache what the events after that one will need, in steps, as one thing leads to the next."""
+        """Fetch into the cache what the events after that one will need, in steps, as one thing leads to the next.
+
+        Nothing depends on what is fetched: an address that leads nowhere does no harm.
+        """
         if not cython.compiled:
             return
         if at + STEP * 4 < self.agenda_end:
             e = cython.address(self.agenda[at + STEP * 4])
             prefetch(e.what)
             prefetch(e.port)
-            prefetch(cython.address(e.port.free_ps))
-        if at + STEP * 3 < self.agenda_end:
-            e = cython.address(self.agenda[at + STEP * 3])
             if e.kind == EVENT_ARRIVE:
-                prefetch(e.port.node)
-                if e.port.lane[e.lane]:
-                    prefetch(cython.address(e.port.lane[e.lane].occupied))
-            elif e.kind == EVENT_SENT and e.what:
-                q = cython.cast(cython.pointer(Queue), e.what)
-                prefetch(q.port)
-                prefetch(q.sending)
+                prefetch(cython.address(lane_beside(e.port, e.lane).occupied))
+            else:
+                prefetch(cython.address(e.port.free_ps))
         if at + STEP * 2 < self.agenda_end:
             e = cython.address(self.agenda[at + STEP * 2])
             if e.kind == EVENT_ARRIVE:
                 p = cython.cast(cython.pointer(Packet), e.what)
-                if e.port.node.kind == ENDNODE:
-                    prefetch(cython.address(p.born_ps))
-                    prefetch(cython.address(e.port.counters[DELIVERED]))
-                elif e.port.lane[e.lane]:
-                    prefetch(cython.address(e.port.node.lft[p.dlid]))
-                    prefetch(e.port.lane[e.lane].inbox)
+                prefetch(cython.address(e.port.node.lft[p.dlid]))
             elif e.kind == EVENT_SENT and e.what:
                 q = cython.cast(cython.pointer(Queue), e.what)
-                prefetch(cython.address(q.port.lane[q.lane].occupied))
+                prefetch(q.port)
+                prefetch(q.sending)
+                prefetch(cython.address(lane_beside(q.port, q.lane).occupied))
         if at + STEP < self.agenda_end:
-            o = self.likely_output(cython.address(self.agenda[at + STEP]))
-            if o:
-                prefetch(o)
-                prefetch(cython.address(o.free_ps))
-        if at + 1 < self.agenda_end:
-            e = cython.address(self.agenda[at + 1])
-            o = self.likely_output(e)
-            if o:
-                prefetch(o.lane[e.lane])
-
-    @cython.final
-    def likely_output(self, e):
-        """By which port a packet that arrives at a switch will leave, if its forwarding table knows."""
-        if e.kind != EVENT_ARRIVE or e.port.node.kind != SWITCH:
-            return NO_PORT
-        p = cython.cast(cython.pointer(Packet), e.what)
-        if p.dlid >= e.port.node.lft_size:
-            return NO_PORT
-        return e.port.node.port[e.port.node.lft[p.dlid]]
+            e = cython.address(self.agenda[at + STEP])
+            if e.kind == EVENT_ARRIVE:
+                p = cython.cast(cython.pointer(Packet), e.what)
+                node = e.port.node
+                if p.dlid < node.lft_size:
+                    o = node.port[node.lft[p.dlid]]
+                    prefetch(o)
+                    prefetch(cython.address(o.free_ps))
+                    prefetch(lane_beside(o, e.lane))
+                else:
+                    prefetch(cython.address(p.born_ps))
+                    prefetch(cython.address(e.port.counters[DELIVERED]))
 
     @cython.final
     def next_event(self, until):
@@ -345,8 +360,7 @@ class Wheel(Tables):
             if slot >= 0:
                 if (self.tick & ~(SLOTS - 1)) + slot > last_tick:
                     break
-                self.tick = (self.tick & ~(SLOTS - 1)) + slot
-                self.collect(slot)
+                self.collect_from(slot, last_tick)
             elif not self.descend(last_tick):
                 break
         if last_tick > self.tick:
