@@ -446,7 +446,7 @@ class Crossbar(Smi):
     def limit_wait(self, q):
         """See to it that a head that begins to wait does not wait for ever, if there is a limit."""
         when: cython.longlong = 0
-        if q.output.hoq_ps > 0 and q.lane != VL15:
+        if q.output.limited and q.lane != VL15:
             when = q.head.since_ps + q.output.hoq_ps
         if q.port.node.lifetime_ps > 0 and q.port.node.kind == SWITCH:
             if when == 0 or q.head.entered_ps + q.port.node.lifetime_ps < when:

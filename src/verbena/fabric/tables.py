@@ -153,22 +153,19 @@ class Tables:
         self.free_packets = p
 
     def new_batch(self):
-        """Room for events; the uncompiled twin keeps them in lists instead."""
+        """Room for more events, when no batch is free; the uncompiled twin keeps events in lists instead."""
         i: cython.int
         size: cython.size_t
-        if self.free_batches:
-            b = self.free_batches
-            self.free_batches = b.next
-        elif cython.compiled:
+        if cython.compiled:
             size = cython.sizeof(Batch)
-            b = cython.cast(cython.pointer(Batch), self.take(size))
-            for i in range(1, CHUNK):
+            for i in range(CHUNK):
+                b = cython.cast(cython.pointer(Batch), self.take(size))
                 b.next = self.free_batches
                 self.free_batches = b
-                b = cython.cast(cython.pointer(Batch), self.take(size))
-        b.next = NO_BATCH
-        b.count = 0
-        return b
+            b = self.free_batches
+            self.free_batches = b.next
+            b.next = NO_BATCH
+            return b
 
     def new_flit(self):
         i: cython.int

@@ -10,6 +10,7 @@ cdef enum:
     WORDS = 64  # of the occupancy map of a level
     TICK_BITS = 12  # a slot of the lowest level is 4,096 ps
     RADIX_BITS = 6
+    MANY = 256  # ports; fewer lie in the cache without looking ahead
     ENOUGH = 48  # events of an agenda, if the next SPAN slots have so many
     SPAN = 16
     FEW = 24  # events that are sorted by insertion
@@ -40,7 +41,6 @@ cdef class Wheel(Tables):
     cdef int64_t tick  # the slot of the lowest level that is worked on
     cdef Event *agenda  # that slot's events, in order
     cdef Event *scratch
-    cdef public int32_t enough
     cdef int32_t agenda_at
     cdef int32_t agenda_end
     cdef int32_t agenda_room

@@ -66,7 +66,6 @@ class Wheel(Tables):
         self.scheduled = 0
         self.sorted = False
         self.agenda_at = self.agenda_end = self.agenda_room = 0
-        self.enough = ENOUGH
         if cython.compiled:
             self.first = cython.cast(
                 cython.pointer(cython.pointer(Batch)), calloc(LEVELS * SLOTS, cython.sizeof(cython.p_void))
@@ -146,7 +145,13 @@ class Wheel(Tables):
         if cython.compiled:
             batch = self.last[at]
             if not batch or batch.count == BATCH:
-                batch = self.new_batch()
+                batch = self.free_batches
+                if batch:
+                    self.free_batches = batch.next
+                    batch.next = NO_BATCH
+                    batch.count = 0
+                else:
+                    batch = self.new_batch()
                 if self.first[at]:
                     self.last[at].next = batch
                 else:
@@ -244,8 +249,8 @@ class Wheel(Tables):
         following: int32_t
         self.agenda_at = self.agenda_end = 0
         self.collect(slot)
-        if not self.flits:  # whose events follow each other too closely
-            while self.agenda_end < self.enough:
+        if self.port_count >= MANY and not self.flits:  # whose events follow each other too closely
+            while self.agenda_end < ENOUGH:
                 following = self.next_slot(0, slot + 1)
                 if following < 0 or following >= end or frame + following > last_tick:
                     break
@@ -352,7 +357,8 @@ class Wheel(Tables):
                     return NO_EVENT
                 self.agenda_at = at + 1
                 self.scheduled -= 1
-                self.look_ahead(at)
+                if self.port_count >= MANY:
+                    self.look_ahead(at)
                 return cython.address(self.agenda[at]) if cython.compiled else self.agenda[at]
             if self.scheduled == 0:
                 break
