@@ -322,6 +322,8 @@ class Wheel(Tables):
             if e.kind == EVENT_ARRIVE:
                 p = cython.cast(cython.pointer(Packet), e.what)
                 prefetch(cython.address(e.port.node.lft[p.dlid]))
+                if e.port.lane[e.lane]:
+                    prefetch(e.port.lane[e.lane].inbox)
             elif e.kind == EVENT_SENT and e.what:
                 q = cython.cast(cython.pointer(Queue), e.what)
                 prefetch(q.port)
