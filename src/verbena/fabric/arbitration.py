@@ -37,6 +37,7 @@ else:
 class Arbitration(Ledger):
     """Which lane and which input an output serves next."""
 
+    @cython.final
     def may_send(self, o, lane):
         """Could this lane send now?  In train mode: is there credit for all of its next packet?"""
         if self.flits:
@@ -56,6 +57,7 @@ class Arbitration(Ledger):
     def look_for_credit(self, o, lane):
         """Take the credit that the peer has given back (module `trains`)."""
 
+    @cython.final
     def pick(self, o, lanes):
         """The lane that sends next among `lanes` (bits); -1: none can."""
         if lanes & (1 << VL15):
@@ -68,6 +70,7 @@ class Arbitration(Ledger):
             return self.weighted(o, lanes)
         return self.by_turns(o, lanes)
 
+    @cython.final
     def by_turns(self, o, lanes):
         lane: cython.int
         later: uint32_t = (lanes >> o.turn) << o.turn
@@ -84,6 +87,7 @@ class Arbitration(Ledger):
             earlier &= earlier - 1
         return -1
 
+    @cython.final
     def weighted(self, o, lanes):
         a = o.arbiter
         low: cython.int
@@ -95,6 +99,7 @@ class Arbitration(Ledger):
             return low
         return high
 
+    @cython.final
     def entry(self, o, high, lanes):
         """The lane of the table's entry whose turn it is; the entry becomes the current one when it is charged."""
         a = o.arbiter
@@ -116,6 +121,7 @@ class Arbitration(Ledger):
             at += 1
         return -1
 
+    @cython.final
     def charge(self, o, lane, size):
         """A packet or flit of that many bytes goes out: move the turn along."""
         a = o.arbiter
@@ -157,6 +163,7 @@ class Arbitration(Ledger):
 
     # --- the ring of a lane -------------------------------------------------------------------------------
 
+    @cython.final
     def join(self, o, q):
         """The head of a queue begins to wait for an output."""
         line = o.lane[q.lane]
@@ -172,6 +179,7 @@ class Arbitration(Ledger):
             o.waiting |= cython.cast(cython.uint, 1) << q.lane
         line.last = q
 
+    @cython.final
     def take_turn(self, o, lane):
         """The queue whose turn it is; it leaves the ring."""
         line = o.lane[lane]
@@ -184,6 +192,7 @@ class Arbitration(Ledger):
         q.next = NO_QUEUE
         return q
 
+    @cython.final
     def unlink(self, q):
         """A queue whose head was taken away leaves the ring out of turn."""
         line = q.output.lane[q.lane]
@@ -201,18 +210,21 @@ class Arbitration(Ledger):
 
     # --- time ---------------------------------------------------------------------------------------------
 
+    @cython.final
     def span(self, o, octets):
         """How long that many bytes take on a port's link, in ps, rounded down."""
         if o.byte_ps:
             return octets * o.byte_ps
         return octets * BYTE_PS // o.rate_bps
 
+    @cython.final
     def part_span(self, o, octets):
         """When so many of the bytes will have left that begin to leave a port now (before `occupy`), from now."""
         if o.byte_ps:
             return octets * o.byte_ps
         return (octets * BYTE_PS + (o.remainder if o.free_ps == self.now_ps else 0)) // o.rate_bps
 
+    @cython.final
     def occupy(self, o, octets):
         """Send that many bytes from now on: when the last one has left.
 

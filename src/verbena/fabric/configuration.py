@@ -347,7 +347,9 @@ class Configuration(Sources):
 
     def set_limits(self, port, hoq_ns):
         """How long a head may wait for this output before it is dropped (head-of-queue lifetime limit); 0: for ever."""
-        self.port_at(port).hoq_ps = _within(hoq_ns, 0, 1 << 40, "hoq_ns") * 1000
+        p = self.port_at(port)
+        p.hoq_ps = _within(hoq_ns, 0, 1 << 40, "hoq_ns") * 1000
+        p.limited = hoq_ns > 0
 
     def set_lifetime(self, node, ns):
         """How long a packet may be in a switch before it is dropped; 0: for ever."""

@@ -40,6 +40,8 @@ cdef class Crossbar(Smi):
     cdef void limit_wait(self, Queue *q) noexcept nogil
     cdef void timed_out(self, Queue *q, uint32_t stamp) noexcept nogil
     cdef void wake(self, Queue *q, uint32_t stamp) noexcept nogil
+    cdef void line_up(self, Queue *q, Packet *p) noexcept nogil
+    cdef void enter_buffer(self, Port *r, Packet *p) noexcept nogil
     cdef void append(self, Queue *q, Packet *p) noexcept nogil
     cdef void leave_buffer(self, Queue *q, Packet *p) noexcept nogil
     cdef void sent(self, Queue *q, Packet *p) noexcept nogil

@@ -53,6 +53,7 @@ class Crossbar(Smi):
 
     # --- where to -------------------------------------------------------------------------------------------
 
+    @cython.final
     def closed(self, o, p):
         """Why an output takes no such packet: a reason to drop it; 0 when it does."""
         if o.state == STATE_DOWN:
@@ -67,12 +68,14 @@ class Crossbar(Smi):
             return DROP_MTU
         return 0
 
+    @cython.final
     def table_entry(self, node, in_port, dlid):
         """The output's number by the forwarding table; `NO_ROUTE`: none."""
         if node.per_input and node.tables and node.tables[in_port]:
             return node.tables[in_port][dlid] if dlid < node.table_sizes[in_port] else NO_ROUTE
         return node.lft[dlid] if dlid < node.lft_size else NO_ROUTE
 
+    @cython.final
     def pkey_fits(self, port, p):
         """Is the packet of one of the port's partitions?  (IBA vol. 1, 10.9.3; raw packets have none.)"""
         i: cython.int
@@ -94,6 +97,7 @@ class Crossbar(Smi):
                 return True
         return False
 
+    @cython.final
     def for_switch(self, p):
         """Does a switch's software take it?  Subnet management on VL15, general services (queue pair 1) on any lane."""
         at: cython.int = 8
@@ -107,10 +111,12 @@ class Crossbar(Smi):
             return False
         return p.size >= at + 14 and p.data[at + 5] == 0 and p.data[at + 6] == 0 and p.data[at + 7] == 1
 
+    @cython.final
     def is_stored(self, node, p):
         """Must a switch have all of it before it goes on?"""
         return not node.cut_through or p.lane == VL15 or p.dlid >= FIRST_MULTICAST
 
+    @cython.final
     def complete(self, q, p):
         """Has all of it arrived?  If not, the head is looked at again when it has."""
         when: cython.longlong
@@ -126,6 +132,7 @@ class Crossbar(Smi):
         e.stamp = q.stamp
         return False
 
+    @cython.final
     def route(self, q, p):
         """The output for a queue's head; nothing: `fate` says what became of it."""
         node = q.port.node
@@ -156,6 +163,7 @@ class Crossbar(Smi):
             return NO_PORT
         return self.check_output(q, p, node.port[number])
 
+    @cython.final
     def route_directed(self, q, p):
         """The same for a directed-route packet; the switch's interface writes into it, once."""
         number: cython.int = SMI_DROP
@@ -173,6 +181,7 @@ class Crossbar(Smi):
             return NO_PORT
         return self.check_output(q, p, q.port.node.port[number])
 
+    @cython.final
     def check_output(self, q, p, o):
         reason: cython.int = self.closed(o, p)
         if reason == 0 and o.pkeys_out and not self.pkey_fits(o, p):
@@ -184,16 +193,19 @@ class Crossbar(Smi):
             return NO_PORT
         return o
 
+    @cython.final
     def pkey_of(self, p):
         at: cython.int = 50 if (p.data[1] & 3) == 3 else 10
         if p.size < at + 2:
             return 0
         return (p.data[at] << 8) | p.data[at + 1]
 
+    @cython.final
     def expired(self, node, p):
         """Has it been in the switch for too long?"""
         return node.lifetime_ps > 0 and self.now_ps >= p.entered_ps + node.lifetime_ps
 
+    @cython.final
     def hold_back(self, q, p, o):
         """Where the output is faster than the input, a packet begins just so late that it never runs dry."""
         last: cython.longlong
@@ -223,8 +235,9 @@ class Crossbar(Smi):
 
     # --- queues ---------------------------------------------------------------------------------------------
 
+    @cython.final
     def append(self, q, p):
-        """A packet joins a queue; the caller calls `enlist` if it is its head."""
+        """A packet joins a queue; nothing else happens."""
         p.next = NO_PACKET
         if q.head:
             q.tail.next = p
@@ -233,6 +246,19 @@ class Crossbar(Smi):
         q.tail = p
         q.length += 1
 
+    @cython.final
+    def line_up(self, q, p):
+        """A packet joins a queue; as its head it gets in line for its output."""
+        self.append(q, p)
+        if q.head == p:
+            self.enlist(q)
+
+    @cython.final
+    def enter_buffer(self, r, p):
+        """A packet that came in by a switch's port joins its queue there."""
+        self.line_up(self.inbox_of(r, p), p)
+
+    @cython.final
     def take_head(self, q):
         p = q.head
         q.head = p.next
@@ -242,6 +268,7 @@ class Crossbar(Smi):
         p.next = NO_PACKET
         return p
 
+    @cython.final
     def inbox_of(self, r, p):
         """Where a packet lies that came in by a switch's port: the lane's queue, or that of its output."""
         number: cython.int
@@ -255,12 +282,14 @@ class Crossbar(Smi):
             line.voq[number] = self.new_queue(r, p.lane, True)
         return line.voq[number]
 
+    @cython.final
     def wants_turn(self, q):
         """Has it a head that waits for nothing yet?"""
         if q.waiting or q.delayed or q.copies > 0:
             return False
         return q.head != NO_PACKET and q.sending == NO_PACKET
 
+    @cython.final
     def enlist(self, q):
         """A queue's head, if it has one that waits for nothing yet, gets in line for its output."""
         while self.wants_turn(q):
@@ -294,6 +323,7 @@ class Crossbar(Smi):
                     self.trace(TRACE_DROP, q.port, p.lane, 0, p.size, p.id, 0, self.now_ps)
                 self.release_packet(p)
 
+    @cython.final
     def give_up(self, q, reason):
         """Drop a queue's head, which is not on its way out; the next one is not enlisted yet."""
         where = q.port
@@ -307,6 +337,7 @@ class Crossbar(Smi):
         p.gone = True
         self.drop(where, p, reason)
 
+    @cython.final
     def leave_buffer(self, q, p):
         """A packet no longer holds the place it had."""
         line = q.port.lane[q.lane]
@@ -326,6 +357,7 @@ class Crossbar(Smi):
                 line.room_wanted = False
                 self.report(ROOM, q.port, 1 << q.lane)
 
+    @cython.final
     def sent(self, q, p):
         """The last byte of what a queue was sending has left."""
         q.sending = NO_PACKET
@@ -338,6 +370,7 @@ class Crossbar(Smi):
 
     # --- multicast ------------------------------------------------------------------------------------------
 
+    @cython.final
     def replicate(self, q, p):
         """Copy the head to its outputs; each copy is a queue of its own until it has left."""
         node = q.port.node
@@ -381,6 +414,7 @@ class Crossbar(Smi):
             if copy.waiting:
                 self.limit_wait(copy)
 
+    @cython.final
     def copy_gone(self, q):
         """A copy has left; after the last one the original's buffer is free."""
         owner = q.owner
@@ -389,6 +423,7 @@ class Crossbar(Smi):
         if owner.copies == 0:
             self.sent(owner, owner.sending)
 
+    @cython.final
     def copy_of(self, p):
         made = self.new_packet()
         made.id = p.id
@@ -407,10 +442,11 @@ class Crossbar(Smi):
 
     # --- limits ---------------------------------------------------------------------------------------------
 
+    @cython.final
     def limit_wait(self, q):
         """See to it that a head that begins to wait does not wait for ever, if there is a limit."""
         when: cython.longlong = 0
-        if q.output.hoq_ps > 0 and q.lane != VL15:
+        if q.output.limited and q.lane != VL15:
             when = q.head.since_ps + q.output.hoq_ps
         if q.port.node.lifetime_ps > 0 and q.port.node.kind == SWITCH:
             if when == 0 or q.head.entered_ps + q.port.node.lifetime_ps < when:
@@ -420,6 +456,7 @@ class Crossbar(Smi):
             e.what = q
             e.stamp = q.stamp
 
+    @cython.final
     def timed_out(self, q, stamp):
         if q.stamp != stamp or not q.waiting:
             return
@@ -429,6 +466,7 @@ class Crossbar(Smi):
         else:
             self.enlist(q)
 
+    @cython.final
     def wake(self, q, stamp):
         if q.delayed and q.stamp == stamp:
             q.delayed = False

@@ -15,7 +15,6 @@ cdef class Flits(Retry):
     cdef void get_ready(self, Port *r, Packet *p) noexcept nogil
     cdef void truncate(self, Port *r, Packet *p) noexcept nogil
     cdef void ready(self, Port *r, Packet *p, int32_t number) noexcept nogil
-    cdef void note_credit(self, Port *r, int lane) noexcept nogil
     cdef void cut_flits(self, Port *o) noexcept nogil
     cdef void lose(self, Port *o, int lane, int32_t size, int64_t packet_id) noexcept nogil
     cdef void make_link(self, Port *o)

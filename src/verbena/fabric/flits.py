@@ -313,12 +313,6 @@ class Flits(Retry):
 
     # --- credits --------------------------------------------------------------------------------------------
 
-    def credit_back(self, r, lane, blocks):
-        if self.flits:
-            self.note_credit(r, lane)
-        else:
-            Trains.credit_back(self, r, lane, blocks)
-
     def note_credit(self, r, lane):
         """Tell the peer its limit if it may run short of credit."""
         still_open: cython.int

@@ -94,6 +94,7 @@ class Ledger(Wheel):
             free(self.traces)
             free(self.report_list)
 
+    @cython.final
     def trace(self, kind, port, lane, sequence, size, packet_id, detail, time):
         if not self.trace_mask & kind:
             return
@@ -117,6 +118,7 @@ class Ledger(Wheel):
         self.traces[self.trace_count].detail = detail
         self.trace_count += 1
 
+    @cython.final
     def report(self, kind, port, detail):
         """Tell the software above; `run` returns after this nanosecond."""
         if cython.compiled:
@@ -136,6 +138,7 @@ class Ledger(Wheel):
         self.report_count += 1
         self.stop = True
 
+    @cython.final
     def drop(self, port, p, reason):
         """The end of a packet that is not delivered."""
         port.counters[reason] += 1
@@ -147,6 +150,7 @@ class Ledger(Wheel):
             self.trace(TRACE_DROP, port, p.lane, reason, p.size, p.id, 0, self.now_ps)
         self.release_packet(p)
 
+    @cython.final
     def latency_bin(self, ps):
         """Sixteen bins for each doubling."""
         exponent: cython.int
@@ -155,6 +159,7 @@ class Ledger(Wheel):
         exponent = highest_bit(cython.cast(cython.ulonglong, ps))
         return (exponent - 3) * 16 + cython.cast(cython.int, (ps >> (exponent - 4)) & 15)
 
+    @cython.final
     def measure(self, ps):
         """A packet took that long, from its making to its delivery."""
         self.bins[self.latency_bin(ps)] += 1

@@ -52,6 +52,7 @@ class Sources(Flits):
 
     # --- packets into send queues ---------------------------------------------------------------------------
 
+    @cython.final
     def lane_for(self, port, sl):
         """The lane of a service level; -1: the port has none for it."""
         lane: cython.int = port.sl2vl[sl & 15]
@@ -59,13 +60,12 @@ class Sources(Flits):
             return -1
         return lane
 
+    @cython.final
     def queue_packet(self, port, p):
         """A packet that was made here joins its lane's send queue."""
-        line = port.lane[p.lane]
-        self.append(line.outbox, p)
-        if line.outbox.head == p:
-            self.enlist(line.outbox)
+        self.line_up(port.lane[p.lane].outbox, p)
 
+    @cython.final
     def make_phantom(self, s, size, dlid, sl):
         """A packet that is only a length, due at the source's time."""
         port = s.port
@@ -90,6 +90,7 @@ class Sources(Flits):
 
     # --- sources --------------------------------------------------------------------------------------------
 
+    @cython.final
     def choose(self, s):
         """The place of the next packet's destination in the list; not the port itself, if there is another."""
         tries: cython.int
@@ -111,10 +112,12 @@ class Sources(Flits):
                 break
         return at
 
+    @cython.final
     def random_word(self, s):
         s.random = (s.random + GAMMA) & MASK64
         return scramble(s.random)
 
+    @cython.final
     def gap(self, s):
         """From one packet of a source to its next, in ps."""
         if s.process == PERIODIC:
@@ -127,6 +130,7 @@ class Sources(Flits):
             return (s.mean_gap_ps * s.burst * exponential(self.random_word(s))) >> 20
         return (s.mean_gap_ps * exponential(self.random_word(s))) >> 20
 
+    @cython.final
     def produce(self, s):
         """Make what is due, as far as there is room for it; come back when there is more to do."""
         at: cython.int

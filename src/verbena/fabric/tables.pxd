@@ -27,7 +27,7 @@ cdef enum:
     VL15_BUFFER = 64  # blocks of the receive buffer of VL15: 16 management datagrams
     SEND_QUEUE = 64  # packets that wait in a port's send queue of one lane
     CHUNK = 64  # structs that a pool takes at once
-    BATCH = 7  # events that lie together
+    BATCH = 15  # events that lie together
     CACHE_LINE = 64
     FIRST_SLAB = 65536  # bytes taken from the system; each slab is twice as large as the one before ...
     LARGEST_SLAB = 8388608  # ... up to this
@@ -114,7 +114,7 @@ cdef struct Event:  # half a line
 cdef struct Batch:  # events of one slot of the wheel
     Batch *next
     int32_t count
-    Event event[7]
+    Event event[15]
 
 cdef struct Packet:
     Packet *next
@@ -214,7 +214,7 @@ cdef struct Port:
     uint8_t lanes
     uint8_t turn
     uint8_t busy
-    uint8_t external
+    uint8_t limited  # its head-of-queue limit is not 0
     uint8_t stalled
     uint8_t hold
     uint8_t visible
@@ -237,8 +237,8 @@ cdef struct Port:
     int32_t index
     int64_t remainder  # of the division by the rate
     int64_t hoq_ps
+    uint8_t external
     int32_t send_queue
-    int32_t room_mask
     int32_t pkey_count
     uint16_t *pkeys
     uint8_t sl2vl[16]

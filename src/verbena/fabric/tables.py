@@ -1,10 +1,9 @@
 """What the fabric simulator keeps: nodes, ports, lanes, queues, packets and events, made and freed.
 
-`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields
-otherwise.  They are cut, in lines of the processor's cache, from a few large slabs that are never moved (a pointer
-stays valid) and for which huge pages are asked; nothing is allocated for a packet once the pools have reached the
-fabric's working size.  A fabric that needs more memory than the system has ends the process, as running out of memory
-elsewhere does.
+`Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields otherwise.
+They are cut, in lines of the processor's cache, from a few large slabs that are never moved (a pointer stays valid)
+and for which huge pages are asked; nothing is allocated for a packet once the pools have reached the fabric's working
+size.  A fabric that needs more memory than the system has ends the process, as running out of memory elsewhere does.
 """
 
 from __future__ import annotations
@@ -154,22 +153,19 @@ class Tables:
         self.free_packets = p
 
     def new_batch(self):
-        """Room for events; the uncompiled twin keeps them in lists instead."""
+        """Room for more events, when no batch is free; the uncompiled twin keeps events in lists instead."""
         i: cython.int
         size: cython.size_t
-        if self.free_batches:
-            b = self.free_batches
-            self.free_batches = b.next
-        elif cython.compiled:
+        if cython.compiled:
             size = cython.sizeof(Batch)
-            b = cython.cast(cython.pointer(Batch), self.take(size))
-            for i in range(1, CHUNK):
+            for i in range(CHUNK):
+                b = cython.cast(cython.pointer(Batch), self.take(size))
                 b.next = self.free_batches
                 self.free_batches = b
-                b = cython.cast(cython.pointer(Batch), self.take(size))
-        b.next = NO_BATCH
-        b.count = 0
-        return b
+            b = self.free_batches
+            self.free_batches = b.next
+            b.next = NO_BATCH
+            return b
 
     def new_flit(self):
         i: cython.int
@@ -268,6 +264,9 @@ class Tables:
         """A port of a node, down; returns its index."""
         at: cython.int = number
         v: cython.int
+        lanes_: cython.int = lanes
+        size: cython.size_t
+        line: cython.size_t
         node = self.node_at(index)
         if cython.compiled:
             if self.port_count == self.port_room:
@@ -276,9 +275,15 @@ class Tables:
                     cython.pointer(cython.pointer(Port)),
                     realloc(self.ports, self.port_room * cython.sizeof(cython.p_void)),
                 )
-            port = cython.cast(cython.pointer(Port), self.take(cython.sizeof(Port)))
             if not self.ports:
                 raise MemoryError
+            # The data lanes lie just behind it (`lane_beside`).
+            size = (cython.sizeof(Port) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+            line = (cython.sizeof(Lane) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+            block = cython.cast(cython.pointer(uint8_t), self.take(size + lanes_ * line))
+            port = cython.cast(cython.pointer(Port), block)
+            for v in range(lanes_):
+                port.lane[v] = cython.cast(cython.pointer(Lane), block + size + v * line)
             self.ports[self.port_count] = port
         else:
             port = Port()
@@ -298,7 +303,8 @@ class Tables:
     def open_lane(self, port, lane, blocks):
         """Give a port a lane with a receive buffer of that many blocks."""
         if cython.compiled:
-            port.lane[lane] = cython.cast(cython.pointer(Lane), self.take(cython.sizeof(Lane)))
+            if not port.lane[lane]:
+                port.lane[lane] = cython.cast(cython.pointer(Lane), self.take(cython.sizeof(Lane)))
         else:
             port.lane[lane] = Lane()
         made = port.lane[lane]

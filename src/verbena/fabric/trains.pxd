@@ -15,6 +15,7 @@ cdef class Trains(Crossbar):
     cdef void reach_end(self, Port *r, Packet *p) noexcept nogil
     cdef void deliver(self, Port *r, Packet *p) noexcept nogil
     cdef void free_blocks(self, Port *r, int lane, int32_t blocks) noexcept nogil
+    cdef void note_credit(self, Port *r, int lane) noexcept nogil
     cdef void send_credit(self, Port *r, int lane, int32_t blocks, int64_t when) noexcept nogil
     cdef void credit(self, Port *o, int lane, int32_t blocks) noexcept nogil
     cdef int32_t credits_of(self, Port *o, int lane) noexcept nogil

@@ -77,6 +77,7 @@ class Trains(Crossbar):
 
     # --- sending --------------------------------------------------------------------------------------------
 
+    @cython.final
     def serve(self, o):
         """Begin to send what has its turn, if anything can be sent."""
         lane: cython.int
@@ -97,6 +98,7 @@ class Trains(Crossbar):
     def pump(self, o):
         """The same in flit mode (see `flits`)."""
 
+    @cython.final
     def begun(self, o, p):
         """Count a packet that begins to leave a port."""
         line = o.lane[p.lane]
@@ -108,6 +110,7 @@ class Trains(Crossbar):
         if self.trace_mask & TRACE_SEND:
             self.trace(TRACE_SEND, o, p.lane, 0, p.size, p.id, 0, self.now_ps)
 
+    @cython.final
     def start(self, o, lane):
         end: cython.longlong
         when: cython.longlong
@@ -158,6 +161,7 @@ class Trains(Crossbar):
 
     # --- receiving ------------------------------------------------------------------------------------------
 
+    @cython.final
     def refused(self, r, p):
         """Why a port takes no such packet: a reason to drop it; 0 when it does."""
         line = r.lane[p.lane]
@@ -173,6 +177,7 @@ class Trains(Crossbar):
             return DROP_MTU
         return 0
 
+    @cython.final
     def arrive(self, r, p, stamp):
         """A packet's head may be forwarded, or its tail has reached an endnode."""
         reason: cython.int
@@ -192,6 +197,7 @@ class Trains(Crossbar):
             self.note_tap(r, p, False, p.tail_ps)
         self.enter(r, p)
 
+    @cython.final
     def enter(self, r, p):
         """A packet is in the receive buffer of a port."""
         line = r.lane[p.lane]
@@ -211,11 +217,9 @@ class Trains(Crossbar):
             p.gone = True
             self.drop(r, p, DROP_PKEY)
             return
-        q = self.inbox_of(r, p)
-        self.append(q, p)
-        if q.head == p:
-            self.enlist(q)
+        self.enter_buffer(r, p)
 
+    @cython.final
     def reach_end(self, r, p):
         """All of it has reached its end; a receiver that is stalled leaves it in the buffer."""
         line = r.lane[p.lane]
@@ -224,6 +228,7 @@ class Trains(Crossbar):
         else:
             self.deliver(r, p)
 
+    @cython.final
     def deliver(self, r, p):
         """Hand a packet that has reached its end to the node's software, with or without its place in the buffer."""
         held: cython.bint = r.hold and (r.visible or not p.phantom)
@@ -237,6 +242,7 @@ class Trains(Crossbar):
             self.smi_arrive(r, p)
         self.to_software(r, p)
 
+    @cython.final
     def to_software(self, r, p):
         r.counters[DELIVERED] += 1
         self.delivered += 1
@@ -262,16 +268,21 @@ class Trains(Crossbar):
 
     # --- credits --------------------------------------------------------------------------------------------
 
+    @cython.final
     def free_blocks(self, r, lane, blocks):
         r.lane[lane].occupied -= blocks
         self.credit_back(r, lane, blocks)
 
+    @cython.final
     def credit_back(self, r, lane, blocks):
         """The sender has those blocks again after the cable and an empty flit.
 
         A sender that still has credit is not told: it looks when it has not enough (`look_for_credit`), which costs no
         event.  What comes before the last one was due, or while the sender waits for it, has an event of its own.
         """
+        if self.flits:
+            self.note_credit(r, lane)
+            return
         if lane == VL15 or not r.peer:
             return
         line = r.lane[lane]
@@ -285,6 +296,10 @@ class Trains(Crossbar):
                 return
         self.send_credit(r, lane, blocks, self.now_ps + r.credit_ps)
 
+    def note_credit(self, r, lane):
+        """The same in flit mode (see `flits`)."""
+
+    @cython.final
     def send_credit(self, r, lane, blocks, when):
         e = self.schedule(when, EVENT_CREDIT, r.peer)
         e.lane = lane
@@ -307,6 +322,7 @@ class Trains(Crossbar):
                 self.send_credit(o.peer, lane, far.freeing, far.freed_ps)
                 far.freeing = 0
 
+    @cython.final
     def credit(self, o, lane, blocks):
         """Credit that the sender waits for, or may wait for, has come."""
         o.lane[lane].credits += blocks
@@ -314,6 +330,7 @@ class Trains(Crossbar):
         if not o.busy and o.waiting:
             self.serve(o)
 
+    @cython.final
     def credits_of(self, o, lane):
         """The blocks that a port may send on a lane now."""
         line = o.lane[lane]
@@ -324,6 +341,7 @@ class Trains(Crossbar):
 
     # --- links that break -----------------------------------------------------------------------------------
 
+    @cython.final
     def begin_epoch(self, o):
         """What was scheduled for this end of the link means nothing any more."""
         o.epoch += 1
@@ -345,6 +363,7 @@ class Trains(Crossbar):
                     far.freed = far.freeing = far.wanted = 0
         self.report(LINK_UP, o, 0)
 
+    @cython.final
     def go_down(self, o, reason):
         """One end of a link is down: what was being sent is cut off, what waits is dropped."""
         self.begin_epoch(o)
@@ -377,6 +396,7 @@ class Trains(Crossbar):
                     if line.voq[number]:
                         self.cut_queue(line.voq[number])
 
+    @cython.final
     def cut_queue(self, q):
         """Packets whose last byte has not arrived will not be whole."""
         if q.sending and q.sending.came_ps > self.now_ps:
@@ -387,6 +407,7 @@ class Trains(Crossbar):
                 p.bad = True
             p = p.next
 
+    @cython.final
     def flush_output(self, o, reason):
         """Drop the heads that wait for an output, and look at what is behind them."""
         lane: cython.int

@@ -1,7 +1,7 @@
 # C types of fabric/wheel.py.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from verbena.fabric.tables cimport Batch, Event, Packet, Port, Queue, Tables
+from verbena.fabric.tables cimport Batch, Event, Lane, Packet, Port, Queue, Tables
 
 cdef enum:
     LEVELS = 5
@@ -10,17 +10,24 @@ cdef enum:
     WORDS = 64  # of the occupancy map of a level
     TICK_BITS = 12  # a slot of the lowest level is 4,096 ps
     RADIX_BITS = 6
+    MANY = 256  # ports; fewer lie in the cache without looking ahead
+    ENOUGH = 48  # events of an agenda, if the next SPAN slots have so many
+    SPAN = 16
     FEW = 24  # events that are sorted by insertion
-    AHEAD_FAR = 4  # events ahead whose objects are fetched into the cache
-    AHEAD_NEAR = 2  # ... and what these point to
+    STEP = 2  # events between two steps of looking ahead
 
 cdef extern from *:
     int count_trailing_zeros "__builtin_ctzll" (uint64_t) noexcept nogil
     int count_leading_zeros "__builtin_clzll" (uint64_t) noexcept nogil
 
 cdef extern from *:
-    void prefetch "__builtin_prefetch" (const void *) noexcept nogil
+    """
+    /* The empty statement keeps compilers from dropping a function that does nothing else. */
+    #define verbena_prefetch(p) do { __builtin_prefetch(p); __asm__ volatile("" : : : ); } while (0)
+    """
+    void prefetch "verbena_prefetch" (const void *) noexcept nogil
 
+cdef Lane *lane_beside(Port *port, int lane) noexcept nogil
 cdef int lowest_bit(uint64_t word) noexcept nogil
 cdef int highest_bit(uint64_t word) noexcept nogil
 
@@ -49,8 +56,9 @@ cdef class Wheel(Tables):
     cdef void mark_empty(self, int32_t at) noexcept nogil
     cdef void grow_agenda(self, int32_t room) noexcept nogil
     cdef void collect(self, int32_t at) noexcept nogil
-    cdef void sort_agenda(self) noexcept nogil
-    cdef void sort_by_digit(self, Event *source, Event *target, int shift) noexcept nogil
+    cdef void collect_from(self, int32_t slot, int64_t last_tick) noexcept nogil
+    cdef void sort_agenda(self, int32_t start) noexcept nogil
+    cdef void sort_by_digit(self, Event *source, Event *target, int32_t count, int shift) noexcept nogil
     cdef void look_ahead(self, int32_t at) noexcept nogil
     cdef Event *next_event(self, int64_t until) noexcept nogil
     cdef bint descend(self, int64_t last_tick) noexcept nogil

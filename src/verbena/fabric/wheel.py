@@ -33,6 +33,16 @@ else:
 ONE = 1
 
 
+def lane_beside(port, lane):
+    """Where a port's data lane lies (see `Tables._make_port`), without looking at the port."""
+    at: cython.size_t
+    if cython.compiled:
+        at = (cython.sizeof(Port) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+        at += (cython.sizeof(Lane) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE * lane
+        return cython.cast(cython.pointer(Lane), cython.cast(cython.pointer(uint8_t), port) + at)
+    return port.lane[lane]
+
+
 def lowest_bit(word):
     """The number of the lowest bit that is set; the word must not be 0."""
     if cython.compiled:
@@ -83,6 +93,7 @@ class Wheel(Tables):
             free(self.agenda)
             free(self.scratch)
 
+    @cython.final
     def grow_agenda(self, room):
         if cython.compiled and room > self.agenda_room:
             self.agenda_room = room * 2
@@ -95,6 +106,7 @@ class Wheel(Tables):
             if not self.agenda or not self.scratch:
                 Py_FatalError("verbena: no memory left for the fabric")
 
+    @cython.final
     def schedule(self, time, kind, port):
         """A new event; the caller fills in what else it needs, at once.  Times in the past count as the present."""
         if time < self.now_ps:
@@ -106,21 +118,24 @@ class Wheel(Tables):
         self.scheduled += 1
         return e
 
+    @cython.final
     def place(self, time):
         """Where an event of that time goes."""
         if self.sorted and (time >> TICK_BITS) <= self.tick:
             return self.put_in_order(time)
         return self.put_last(self.slot_of(time))
 
+    @cython.final
     def slot_of(self, time):
         tick: cython.longlong = time >> TICK_BITS
         level: cython.int = 0
         if tick <= self.tick:
             tick = self.tick
-        else:
+        elif (tick ^ self.tick) >= SLOTS:
             level = highest_bit(cython.cast(cython.ulonglong, tick ^ self.tick)) // SLOT_BITS
         return level * SLOTS + cython.cast(cython.int, (tick >> (level * SLOT_BITS)) & (SLOTS - 1))
 
+    @cython.final
     def put_last(self, at):
         """At the end of a slot."""
         word: cython.int = at >> 6
@@ -130,7 +145,13 @@ class Wheel(Tables):
         if cython.compiled:
             batch = self.last[at]
             if not batch or batch.count == BATCH:
-                batch = self.new_batch()
+                batch = self.free_batches
+                if batch:
+                    self.free_batches = batch.next
+                    batch.next = NO_BATCH
+                    batch.count = 0
+                else:
+                    batch = self.new_batch()
                 if self.first[at]:
                     self.last[at].next = batch
                 else:
@@ -143,6 +164,7 @@ class Wheel(Tables):
         self.first[at].append(Event())
         return self.first[at][-1]
 
+    @cython.final
     def put_in_order(self, time):
         """Into the slot that is worked on: behind everything that is not later."""
         if self.agenda_at == self.agenda_end:
@@ -162,6 +184,7 @@ class Wheel(Tables):
         self.agenda.insert(at, Event())
         return self.agenda[at]
 
+    @cython.final
     def mark_empty(self, at):
         word: cython.int = at >> 6
         if cython.compiled:
@@ -173,6 +196,7 @@ class Wheel(Tables):
         if not self.map[word]:
             self.summary[at >> SLOT_BITS] &= ~(ONE << (word & 63))
 
+    @cython.final
     def next_slot(self, level, slot):
         """The first occupied slot of a level from `slot` on; -1: none."""
         word: cython.int = slot >> 6
@@ -190,12 +214,13 @@ class Wheel(Tables):
         word += 1 + lowest_bit(bits)
         return (word << 6) + lowest_bit(self.map[level * WORDS + word])
 
+    @cython.final
     def collect(self, at):
-        """Make a slot's events the agenda, in order."""
+        """Put a slot's events at the end of the agenda, in order."""
         i: cython.int
-        count: int32_t = 0
+        start: int32_t = self.agenda_end
+        count: int32_t = start
         self.sorted = True
-        self.agenda_at = 0
         if cython.compiled:
             batch = self.first[at]
             while batch:
@@ -210,34 +235,54 @@ class Wheel(Tables):
                 batch = following
             self.agenda_end = count
             self.mark_empty(at)
-            self.sort_agenda()
+            self.sort_agenda(start)
         else:
-            self.agenda = sorted(self.first[at], key=_time_of)
+            self.agenda = self.agenda[:start] + sorted(self.first[at], key=_time_of)
             self.agenda_end = len(self.agenda)
             self.mark_empty(at)
 
-    def sort_agenda(self):
-        """By time; what has the same time stays in its order."""
+    @cython.final
+    def collect_from(self, slot, last_tick):
+        """A new agenda: the events of a slot, and of those just after it if it has few (`look_ahead` needs some)."""
+        frame: cython.longlong = self.tick & ~(SLOTS - 1)
+        end: int32_t = slot + SPAN
+        following: int32_t
+        self.agenda_at = self.agenda_end = 0
+        self.collect(slot)
+        if self.port_count >= MANY and not self.flits:  # whose events follow each other too closely
+            while self.agenda_end < ENOUGH:
+                following = self.next_slot(0, slot + 1)
+                if following < 0 or following >= end or frame + following > last_tick:
+                    break
+                slot = following
+                self.collect(slot)
+        self.tick = frame + slot
+
+    @cython.final
+    def sort_agenda(self, start):
+        """From `start` on, by time; what has the same time stays in its order."""
         i: int32_t
         at: int32_t
+        count: int32_t = self.agenda_end - start
         moved: Event
         if not cython.compiled:
             return
-        if self.agenda_end > FEW:
-            self.sort_by_digit(self.agenda, self.scratch, 0)
-            self.sort_by_digit(self.scratch, self.agenda, RADIX_BITS)
+        if count > FEW:
+            self.sort_by_digit(self.agenda + start, self.scratch, count, 0)
+            self.sort_by_digit(self.scratch, self.agenda + start, count, RADIX_BITS)
             return
-        for i in range(1, self.agenda_end):
+        for i in range(start + 1, self.agenda_end):
             if self.agenda[i - 1].time <= self.agenda[i].time:
                 continue
             moved = self.agenda[i]
             at = i
-            while at > 0 and self.agenda[at - 1].time > moved.time:
+            while at > start and self.agenda[at - 1].time > moved.time:
                 self.agenda[at] = self.agenda[at - 1]
                 at -= 1
             self.agenda[at] = moved
 
-    def sort_by_digit(self, source, target, shift):
+    @cython.final
+    def sort_by_digit(self, source, target, count, shift):
         """One pass of the radix sort: by six bits of the time within the slot."""
         i: int32_t
         digit: cython.int
@@ -246,34 +291,59 @@ class Wheel(Tables):
         if cython.compiled:
             for i in range(64):
                 start[i] = 0
-            for i in range(self.agenda_end):
+            for i in range(count):
                 start[(source[i].time >> shift) & 63] += 1
             for i in range(64):
                 total += start[i]
                 start[i] = total - start[i]
-            for i in range(self.agenda_end):
+            for i in range(count):
                 digit = (source[i].time >> shift) & 63
                 target[start[digit]] = source[i]
                 start[digit] += 1
 
+    @cython.final
     def look_ahead(self, at):
-        """Fetch what the events after that one will need into the cache."""
+        """Fetch into the cache what the events after that one will need, in steps, as one thing leads to the next.
+
+        Nothing depends on what is fetched: an address that leads nowhere does no harm.
+        """
         if not cython.compiled:
             return
-        if at + AHEAD_FAR < self.agenda_end:
-            e = cython.address(self.agenda[at + AHEAD_FAR])
+        if at + STEP * 4 < self.agenda_end:
+            e = cython.address(self.agenda[at + STEP * 4])
             prefetch(e.what)
             prefetch(e.port)
-            prefetch(cython.address(e.port.free_ps))
-        if at + AHEAD_NEAR < self.agenda_end:
-            e = cython.address(self.agenda[at + AHEAD_NEAR])
-            prefetch(e.port.node)
             if e.kind == EVENT_ARRIVE:
-                prefetch(cython.address(e.port.lane[e.lane].occupied))
+                prefetch(cython.address(lane_beside(e.port, e.lane).occupied))
+            else:
+                prefetch(cython.address(e.port.free_ps))
+        if at + STEP * 2 < self.agenda_end:
+            e = cython.address(self.agenda[at + STEP * 2])
+            if e.kind == EVENT_ARRIVE:
+                p = cython.cast(cython.pointer(Packet), e.what)
+                prefetch(cython.address(e.port.node.lft[p.dlid]))
+                if e.port.lane[e.lane]:
+                    prefetch(e.port.lane[e.lane].inbox)
             elif e.kind == EVENT_SENT and e.what:
-                prefetch(cython.cast(cython.pointer(Queue), e.what).port)
-                prefetch(cython.cast(cython.pointer(Queue), e.what).sending)
+                q = cython.cast(cython.pointer(Queue), e.what)
+                prefetch(q.port)
+                prefetch(q.sending)
+                prefetch(cython.address(lane_beside(q.port, q.lane).occupied))
+        if at + STEP < self.agenda_end:
+            e = cython.address(self.agenda[at + STEP])
+            if e.kind == EVENT_ARRIVE:
+                p = cython.cast(cython.pointer(Packet), e.what)
+                node = e.port.node
+                if p.dlid < node.lft_size:
+                    o = node.port[node.lft[p.dlid]]
+                    prefetch(o)
+                    prefetch(cython.address(o.free_ps))
+                    prefetch(lane_beside(o, e.lane))
+                else:
+                    prefetch(cython.address(p.born_ps))
+                    prefetch(cython.address(e.port.counters[DELIVERED]))
 
+    @cython.final
     def next_event(self, until):
         """Take out the earliest event, if it is due by `until` (ps); nothing otherwise.
 
@@ -289,7 +359,8 @@ class Wheel(Tables):
                     return NO_EVENT
                 self.agenda_at = at + 1
                 self.scheduled -= 1
-                self.look_ahead(at)
+                if self.port_count >= MANY:
+                    self.look_ahead(at)
                 return cython.address(self.agenda[at]) if cython.compiled else self.agenda[at]
             if self.scheduled == 0:
                 break
@@ -297,14 +368,14 @@ class Wheel(Tables):
             if slot >= 0:
                 if (self.tick & ~(SLOTS - 1)) + slot > last_tick:
                     break
-                self.tick = (self.tick & ~(SLOTS - 1)) + slot
-                self.collect(slot)
+                self.collect_from(slot, last_tick)
             elif not self.descend(last_tick):
                 break
         if last_tick > self.tick:
             self.advance(last_tick)
         return NO_EVENT
 
+    @cython.final
     def descend(self, last_tick):
         """Bring the next occupied slot above the lowest level down, unless it begins after `last_tick`."""
         level: cython.int
@@ -327,6 +398,7 @@ class Wheel(Tables):
             return True
         return False
 
+    @cython.final
     def spread(self, at):
         """The events of a slot above the lowest level come down."""
         i: cython.int
@@ -349,6 +421,7 @@ class Wheel(Tables):
                 self.put_last(slot)
                 self.first[slot][-1] = e
 
+    @cython.final
     def advance(self, tick):
         """Make the empty time up to `tick` the past.
 
@@ -363,6 +436,7 @@ class Wheel(Tables):
             if self.first[at]:
                 self.spread(at)
 
+    @cython.final
     def earliest(self):
         """The time of the earliest event in ps; -1: there is none."""
         level: cython.int
