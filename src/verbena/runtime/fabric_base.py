@@ -346,12 +346,12 @@ class FabricBase:
         self._make_node(name)
 
     def power_off(self, name: str) -> None:
-        """Switch a node off: its links go down, and what runs on it stops."""
+        """Switch a node off: its links go down, and what runs on it stops.  Raises `TopologyError` if it is off."""
+        self.assembly.power_off(name)
         if name in self.managers and self.managers[name].running:
             self.managers[name].stop()
         if isinstance(router := self.nodes.get(name), RouterNode):
             router.stop()
-        self.assembly.power_off(name)
         self._changed()
 
     def power_on(self, name: str) -> None:
