@@ -52,7 +52,7 @@ def test_the_cable_of_a_node_that_is_off_is_still_in_its_ports() -> None:
 
 
 def test_the_cable_of_a_node_that_is_off_can_be_pulled_and_plugged_elsewhere() -> None:
-    topology, assembly = ring()
+    _, assembly = ring()
     assembly.power_off("s0")
     pulled = assembly.pull(PortId("s1", 2))
     assert {pulled.a, pulled.b} == {FIRST, PortId("s1", 2)}
@@ -66,7 +66,7 @@ def test_the_cable_of_a_node_that_is_off_can_be_pulled_and_plugged_elsewhere() -
 
 
 def test_a_cable_to_a_node_that_is_off_is_dead_until_it_is_on() -> None:
-    topology, assembly = ring()
+    _, assembly = ring()
     assembly.power_off("s0")
     assembly.plug(Link(SECOND, PortId("s2", 4)))
     assert not up(assembly) & {"s0[4]", "s2[4]"}
