@@ -24,6 +24,7 @@ from verbena.adapter.attributes import (
 )
 from verbena.adapter.channel_adapter import AsyncEvent
 from verbena.adapter.gid import Gid
+from verbena.adapter.handlers import CompletionEvent, HandlerResources
 from verbena.errors import (
     ClosedError,
     CompletionError,
@@ -50,6 +51,7 @@ from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.memory.access import Access
 from verbena.runtime.fabric import Fabric
 from verbena.runtime.pairs import ConnectedPair, connected_pair
+from verbena.runtime.processors import ProcessorCosts, Processors
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.runtime.wires import Burst, FaultInjector, Faults, PcapTap, Tracer, Wire
@@ -58,6 +60,7 @@ from verbena.transport.kinds import (
     AsyncEventType,
     CompletionFlags,
     CompletionOpcode,
+    Notify,
     PathMigrationState,
     QPState,
     QPType,
@@ -70,6 +73,7 @@ from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
+from verbena.verbs.handlers import CompletionHandler
 from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
@@ -89,7 +93,9 @@ __all__ = [
     "Burst",
     "ClosedError",
     "CompletionError",
+    "CompletionEvent",
     "CompletionFlags",
+    "CompletionHandler",
     "CompletionOpcode",
     "CompletionQueue",
     "CompletionQueueEntry",
@@ -114,17 +120,21 @@ __all__ = [
     "FaultInjector",
     "Faults",
     "Gid",
+    "HandlerResources",
     "InvalidAttributeError",
     "InvalidStateError",
     "LinkRate",
     "Listener",
     "MemoryRegion",
     "NodeKind",
+    "Notify",
     "PathMigrationState",
     "PcapTap",
     "PortAttributes",
     "PortId",
     "PortStateError",
+    "ProcessorCosts",
+    "Processors",
     "ProtectionDomain",
     "ProtocolRegistration",
     "QPAttributes",

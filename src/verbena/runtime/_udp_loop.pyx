@@ -301,6 +301,12 @@ cdef class UdpLoop:
         """Tell those who have to know, and let go of the lock: after it, `close` may have closed the descriptors."""
         cdef uint64_t one = 1
         cdef uint64_t earliest = self.engine.earliest()
+        cdef int place = self.engine.next_message()
+        while place >= 0:
+            # The interrupt: an eventfd stands for the address that it is written to.
+            if self.engine.vectors[place].descriptor >= 0:
+                write(self.engine.vectors[place].descriptor, &one, 8)
+            place = self.engine.next_message()
         if self.engine.report_head != self.engine.report_tail:
             write(self.report_fd, &one, 8)
         if earliest and earliest < self.sleeping_until:

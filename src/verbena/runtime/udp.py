@@ -27,6 +27,7 @@ from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.runtime.dispatch import ThreadDispatcher
 from verbena.runtime.service import Service
 from verbena.runtime.udp_plain import UDP_GRO, UDP_SEGMENT, PlainLoop, SocketWire
 from verbena.runtime.wires import Wire
@@ -133,6 +134,7 @@ class UdpDriver:
         self, adapter: ChannelAdapter, service: Service, sock: socket.socket, wire: Wire, port: SocketWire
     ) -> None:
         self.clock: Clock = service
+        self.dispatcher = ThreadDispatcher(service.name.rsplit(maxsplit=1)[-1], service)
         self._service = service
         self._adapter = adapter
         self._engine = adapter.engine
@@ -196,6 +198,10 @@ class UdpDriver:
         if descriptor is not None:
             os.close(descriptor)
 
+    def acknowledge(self, descriptor: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(descriptor)
+
     def refresh_counters(self) -> None:
         """Ask the kernel what it dropped because the socket's buffer was full (a burst that came whole counts once)."""
         numbers = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
@@ -219,6 +225,7 @@ class UdpDriver:
         """`close` in the child of a fork: the socket is the parent's, and nothing is sent."""
         self._engine.renew_lock()
         self._loop.abandon()
+        self.dispatcher.abandon()
         self._service.abandon()
         self._socket.close()
         for descriptor in (self._wake_fd, *self._descriptors.values()):
