@@ -211,7 +211,7 @@ class HandlerTable:
                 self._next += 1
                 made.append(record)
                 self.engine.note(404, -1, 0, record.identifier)
-                self.engine.note(406, -1, 0, int(function is not functions[-1]))
+                self.engine.note(406, -1, 0, int(len(made) < len(functions)))
         return tuple(record.identifier for record in made)
 
     def find(self, identifier: object) -> HandlerRecord:

@@ -388,7 +388,9 @@ class Notification(Schedule):
         """The steps since the last call, oldest first: (block, queue, qp, answer, when); and how many are forgotten."""
         at: cython.uint
         found = []
-        lost = max(0, self.traced - self.told - TRACE_STEPS)
+        lost: cython.ulonglong = 0
+        if self.traced - self.told > TRACE_STEPS:
+            lost = self.traced - self.told - TRACE_STEPS
         self.told += lost
         while self.told != self.traced:
             at = self.told & (TRACE_STEPS - 1)
