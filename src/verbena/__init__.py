@@ -50,6 +50,9 @@ from verbena.fabric.topology import NodeKind, PortId, Topology, TopologyError
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.memory.access import Access
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.join import open_fabric_device
+from verbena.runtime.link_end import LinkTimes
+from verbena.runtime.listen import FabricServer
 from verbena.runtime.pairs import ConnectedPair, connected_pair
 from verbena.runtime.processors import ProcessorCosts, Processors
 from verbena.runtime.udp import open_device
@@ -117,6 +120,7 @@ __all__ = [
     "Fabric",
     "FabricFileError",
     "FabricOptions",
+    "FabricServer",
     "FaultInjector",
     "Faults",
     "Gid",
@@ -124,6 +128,7 @@ __all__ = [
     "InvalidAttributeError",
     "InvalidStateError",
     "LinkRate",
+    "LinkTimes",
     "Listener",
     "MemoryRegion",
     "NodeKind",
@@ -162,4 +167,5 @@ __all__ = [
     "WorkRequest",
     "connected_pair",
     "open_device",
+    "open_fabric_device",
 ]

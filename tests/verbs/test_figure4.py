@@ -275,7 +275,7 @@ def test_wrong_numbers_reach_no_queue() -> None:
         data[5:8] = wrong.to_bytes(3, "big")
         return [_sealed(lab, bytes(data))]
 
-    for number in (box.qp.qp_num ^ 0x10000, 0xFFFF, 63):
+    for number in (box.qp.qp_num ^ 0x10000, 0xFFFF, 63):  # noqa: B007 - `misdirect` reads it
         lab.taps[1].gate = misdirect
         box.expect()
         box.far.post_send(box.request(5, True))
