@@ -44,6 +44,7 @@ class Inbox:
         """Have one message sent to it."""
         if not expected:
             self.expect()
+        self.there.cq.poll(1_000)  # its own completions
         self.far.post_send(self.request(wr_id, solicited))
 
 

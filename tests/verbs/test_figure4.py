@@ -150,7 +150,7 @@ def test_one_event_for_each_arming_and_the_widest_request_holds() -> None:
     assert len(log) == 1
     for wrong in (0, 4, "any", None):
         if wrong is not None:
-            with pytest.raises(InvalidAttributeError, match="Notify.ANY"):
+            with pytest.raises(InvalidAttributeError, match=r"Notify\.ANY"):
                 box.cq.req_notify(kind=wrong)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from verbena.adapter.figures import Latencies
 from verbena.adapter.vectors import VectorTable, check_processor
@@ -23,8 +23,7 @@ MOST_SHARE = 1_000
 EVENT_SOLICITED, EVENT_ERROR, EVENT_ASKED = 1, 2, 4  # as in transport/notification.pxd
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionEvent:
+class CompletionEvent(NamedTuple):
     """What a handler is called for (document 001, block 424).
 
     handler: its identifier, read from the queue.  qp_num, wr_id: of the entry that raised it.  solicited, error: of
@@ -149,8 +148,8 @@ class HandlerTable:
     """The completion handlers of one adapter.
 
     limit: how many there may be, 1 or more.  memory_bytes: for all of them.  deliver(record, event) is who calls the
-    function; report(record, stuck) hears of a handler that raised, or that has not returned for long.
-    consumer_of(cq) is the processor of a queue's consumer, where that was said.
+    function, and says whether it left entries for later; report(record, stuck) hears of a handler that raised, or that
+    has not returned for long.  consumer_of(cq) is the processor of a queue's consumer, where that was said.
     """
 
     def __init__(self, engine: Any, clock: Clock, limit: int, memory_bytes: int) -> None:
@@ -162,7 +161,7 @@ class HandlerTable:
         self.memory_bytes = memory_bytes
         self.vectors = VectorTable(engine, limit)
         self.records: dict[int, HandlerRecord] = {}
-        self.deliver: Callable[[HandlerRecord, CompletionEvent], None] = lambda record, event: None
+        self.deliver: Callable[[HandlerRecord, CompletionEvent], bool] = lambda record, event: False
         self.report: Callable[[HandlerRecord, bool], None] = lambda record, stuck: None
         self.consumer_of: Callable[[int], int | None] = lambda cq: None
         self.ended = False
@@ -333,6 +332,10 @@ class HandlerTable:
         """Queues of a handler whose event waits to be taken."""
         return int(self.engine.waiting(record.vector)) if record.vector >= 0 and not self.ended else 0
 
+    def ready(self, record: HandlerRecord) -> int:
+        """Those of them that an interrupt told of: none while its vector is masked, or holds them back."""
+        return int(self.engine.announced(record.vector)) if record.vector >= 0 and not self.ended else 0
+
     def take(self, record: HandlerRecord) -> CompletionEvent | None:
         """The handler's oldest event; None when there is none, or after the adapter's end."""
         with self.engine:
@@ -361,11 +364,12 @@ class HandlerTable:
         if event is None:
             return None
         figures = record.figures
-        start = self.clock.now()
-        figures.waits.add(max(0, start - event.raised_ns))
         figures.calls += 1
+        start = self.clock.now()
         try:
-            self.deliver(record, event)
+            if self.deliver(record, event):
+                with self.engine:
+                    self.engine.announce_again(event.cq)
         except (Exception, SystemExit):
             figures.failures += 1
             self.report(record, False)
@@ -373,6 +377,7 @@ class HandlerTable:
             duration = self.clock.now() - start
             figures.busy_ns += duration
             figures.longest_ns = max(figures.longest_ns, duration)
+            figures.waits.add(max(0, start - event.raised_ns))
         return event
 
     def is_stuck(self, record: HandlerRecord) -> None:

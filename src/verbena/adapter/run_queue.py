@@ -52,18 +52,24 @@ class RunQueue:
         """Whose turn it is among those that have events; None when there are none."""
         if not ready:
             return None
+        if len(ready) == 1:
+            return self._chosen(ready[0])
         turns = [self._turn(one) for one in ready]
         overdue = [i for i, turn in enumerate(turns) if turn.passed >= self.most_passed]
         if overdue:
             chosen = max(overdue, key=lambda i: turns[i].passed)
         else:
             chosen = max(range(len(ready)), key=lambda i: (ready[i].priority, -turns[i].had, turns[i].passed))
-        for i, turn in enumerate(turns):
-            turn.passed = 0 if i == chosen else turn.passed + 1
+        for turn in turns:
+            turn.passed += 1
+        return self._chosen(ready[chosen])
+
+    def _chosen(self, one: R) -> R:
+        turn = self._turn(one)
+        turn.passed = 0
         # Who was away has no claim on the time that others had meanwhile.
-        turns[chosen].had = max(turns[chosen].had, self._last)
-        self._last = turns[chosen].had
-        return ready[chosen]
+        self._last = turn.had = max(turn.had, self._last)
+        return one
 
     def charge(self, one: Runnable, cost_ns: int) -> None:
         """A call was so long."""

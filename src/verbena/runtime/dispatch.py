@@ -15,12 +15,12 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
 
 from verbena.adapter.handlers import HandlerRecord, HandlerTable
 from verbena.adapter.run_queue import RunQueue
 from verbena.clock import Clock
 from verbena.errors import SystemLimitError
+from verbena.runtime.handler_window import Window
 
 log = logging.getLogger("verbena")
 PATIENCE_NS = 1_000_000_000
@@ -101,7 +101,7 @@ class Lane:
         with self._guard:
             if self._ended or self.workers[-1] is not me:
                 return False
-            ready = [m[1] for m in self._members if not m[1].running and m[0].waiting(m[1])]
+            ready = [m[1] for m in self._members if not m[1].running and m[0].ready(m[1])]
             record = self._queue.pick(ready)
             if record is None:
                 return False
@@ -123,6 +123,11 @@ class Lane:
                 self._queue.charge(record, self._clock.now() - start)
                 if self.workers[-1] is me:
                     self._running = None
+                moved = (table, record) not in self._members
+            if moved and record.vector >= 0 and record.descriptor >= 0:
+                # Its new lane passed it over while it was running here.
+                with contextlib.suppress(OSError):
+                    os.eventfd_write(record.descriptor, 1)
         return True
 
     def _watch(self) -> None:
@@ -190,10 +195,11 @@ class ThreadDispatcher:
         self._clock = clock
         self._lanes: dict[int | None, Lane] = {}
         self._own: set[int] = set()
-        self.on_attach: Callable[[], None] = lambda: None
+        self._window: Window | None = None
 
     def attach(self, table: HandlerTable, record: HandlerRecord) -> int:
-        self.on_attach()
+        if self._window is None:
+            self._window = Window.open(self._name, table)
         if record.by_descriptor:
             made = record.descriptor
             if made < 0:
@@ -226,6 +232,8 @@ class ThreadDispatcher:
         return not any(record.running or table.waiting(record) for record in records)
 
     def end(self, table: HandlerTable) -> None:
+        if self._window is not None:
+            self._window.close()
         with table.engine:
             for record in table.records.values():
                 if record.vector >= 0:
@@ -239,6 +247,8 @@ class ThreadDispatcher:
 
     def abandon(self) -> None:
         """`end` in the child of a fork."""
+        if self._window is not None:
+            self._window.abandon()
         for lane in self._lanes.values():
             lane.abandon()
         for descriptor in self._own:

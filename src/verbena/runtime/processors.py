@@ -173,7 +173,7 @@ class Processors:
                 delay, processor.stolen_ns = processor.stolen_ns, 0
                 self._after(delay, processor)
                 return
-            ready = [m[1] for m in processor.members if not m[1].running and m[0].waiting(m[1])]
+            ready = [m[1] for m in processor.members if not m[1].running and m[0].ready(m[1])]
             record = processor.queue.pick(ready)
             if record is None:
                 processor.busy = False
@@ -217,25 +217,19 @@ class Processors:
             self._done(table, record, cq, entries)
             return True
         now = self.clock.now()
-        self.clock.call_at(now + left, lambda: self._done(table, record, cq, entries, processor))
+        self.clock.call_at(now + left, lambda: self._done(table, record, cq, entries))
         if left > self.patience_ns:
             self.clock.call_at(now + self.patience_ns, lambda: self._give_up(processor, table, record))
         else:
             self.clock.call_at(now + left, lambda: self._run(processor))
         return False
 
-    def _done(
-        self,
-        table: HandlerTable,
-        record: HandlerRecord,
-        cq: int,
-        entries: int,
-        processor: Processor | None = None,
-    ) -> None:
+    def _done(self, table: HandlerTable, record: HandlerRecord, cq: int, entries: int) -> None:
         record.running = False
         self.finished(table, record, cq, entries, self.clock.now())
-        if processor is not None and not processor.busy and table.waiting(record):
-            processor.busy = True  # it was stuck, and its events waited for it
+        processor = self._at(record.processor or 0)
+        if not processor.busy and table.ready(record):
+            processor.busy = True  # it was stuck, or moved meanwhile, and its events waited for it
             self._run(processor)
 
     def _give_up(self, processor: Processor, table: HandlerTable, record: HandlerRecord) -> None:

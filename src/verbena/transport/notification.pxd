@@ -25,6 +25,7 @@ cdef struct Vector:  # one for each handler that the adapter can have: its inter
     int32_t descriptor  # eventfd that stands for the address; -1 = software looks at `messages`
     bint masked
     bint pending
+    bint raised  # an interrupt was made, and the line has not been empty since
     bint due  # a write waits for whoever drives the adapter
     int32_t next_due
     uint32_t most  # moderation: an interrupt for so many events

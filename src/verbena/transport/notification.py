@@ -152,6 +152,8 @@ class Notification(Schedule):
         if self.vectors[place].last_cq == cq:
             self.vectors[place].last_cq = before
         self.vectors[place].waiting -= 1
+        if self.vectors[place].waiting == 0:
+            self.vectors[place].raised = False
 
     # --- interrupts ---------------------------------------------------------------------------------------
 
@@ -176,6 +178,7 @@ class Notification(Schedule):
             self.vectors[place].pending = True
             return
         self.vectors[place].interrupts += 1
+        self.vectors[place].raised = self.vectors[place].waiting > 0
         if self.vectors[place].due:
             return
         self.vectors[place].due = True
@@ -217,7 +220,7 @@ class Notification(Schedule):
         """A vector is a handler's from now on."""
         at: cython.int = place
         self.vectors[at].identifier = identifier
-        self.vectors[at].masked = self.vectors[at].pending = False
+        self.vectors[at].masked = self.vectors[at].pending = self.vectors[at].raised = False
         self.vectors[at].most = self.vectors[at].longest_ns = self.vectors[at].held = 0
         self.vectors[at].events = self.vectors[at].merged = self.vectors[at].interrupts = 0
         self.vectors[at].taken = self.vectors[at].discarded = 0
@@ -323,13 +326,38 @@ class Notification(Schedule):
         self.vectors[at].first_cq = ring.next_event
         self.vectors[at].waiting -= 1
         self.vectors[at].taken += 1
+        if self.vectors[at].waiting == 0:
+            self.vectors[at].raised = False
         ring.announced = False
         return (cq, ring.event_qpn, ring.event_wr_id, ring.event_kind, ring.event_ns, ring.merged)
+
+    def announce_again(self, index):
+        """A handler has left entries in the queue: it is called for them, after others, without another interrupt."""
+        cq: cython.int = index
+        place: cython.int
+        ring = self.cq_at(cq)
+        place = ring.handler
+        if place < 0 or ring.announced or ring.head == ring.tail:
+            return
+        self.vectors[place].events += 1
+        ring.announced = True
+        ring.event_ns = self.now_ns
+        ring.merged = 0
+        self.append(place, cq)
+        if self.vectors[place].masked or self.function_masked:
+            self.vectors[place].pending = True
+        else:
+            self.vectors[place].raised = True
 
     def waiting(self, place):
         """Queues whose event waits to be taken."""
         at: cython.int = place
         return self.vectors[at].waiting
+
+    def announced(self, place):
+        """Those of them that an interrupt told of: none while it is masked, or held back."""
+        at: cython.int = place
+        return self.vectors[at].waiting if self.vectors[at].raised else 0
 
     def has_messages(self):
         """Do writes wait to be made?"""

@@ -106,11 +106,15 @@ class CompletionQueue:
         return self._index
 
     def poll(self, n: int = 16) -> list[CompletionQueueEntry]:
-        """At most n entries, oldest first; an empty list when there is none.  Never waits; lets the adapter work."""
+        """At most n entries, oldest first; an empty list when there is none.  Never waits.
+
+        Lets the adapter work, unless the queue has a completion handler: who is called does not look for packets, and
+        the thread that does is not sent away.
+        """
         if not isinstance(n, int):
             raise InvalidAttributeError(f"n = {n!r}: a number of entries")
         found: list[CompletionQueueEntry] = self._engine.poll(self._checked(), n)
-        if not found:
+        if not found and self._handler is None:
             self._driver.progress()
             found = self._engine.poll(self._index, n)
         return found

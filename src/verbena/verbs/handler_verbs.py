@@ -62,7 +62,8 @@ class HandlerVerbs:
         """Register completion handlers (document 001, blocks 402 to 406); returns their identifiers, in order.
 
         A handler is called with a completion queue that is bound to it and has an event (`CompletionQueue.event`),
-        outside the data path; it has to ask for notification again.  It is not called again before it returns.
+        outside the data path; it has to ask for notification again.  It is not called again before it returns.  If it
+        returns True and has left entries in the queue, it is called for them when others have had their turn.
 
         id: replace the function of this handler (no new one is registered), or, with None as the function, remove it.
         processor: 0 to 254, where it is called; None: a thread for all those without.  priority: its class of service
@@ -120,6 +121,15 @@ class HandlerVerbs:
         if not isinstance(cq, CompletionQueue) or cq.context is not self._context():
             raise InvalidAttributeError("cq: a completion queue of this adapter is needed")
         cq.modify(**changes)
+
+    def work(self, duration_ns: int) -> None:
+        """In a handler, in virtual time: what it does takes so long, and its processor is busy with it.
+
+        In real time it takes what it takes, and this does nothing.  Raises `InvalidAttributeError` outside of handlers.
+        """
+        if not isinstance(duration_ns, int) or duration_ns < 0:
+            raise InvalidAttributeError(f"duration_ns = {duration_ns!r}: 0 or more nanoseconds")
+        self.driver.dispatcher.work(duration_ns)
 
     def mask_interrupts(self, masked: bool = True) -> None:
         """The mask of all vectors of the adapter, beside each one's own."""

@@ -180,7 +180,7 @@ class CompletionHandler:
 
     def _again(self, record: HandlerRecord) -> None:
         """Events that were left have the descriptor readable again."""
-        if self._table.waiting(record):
+        if self._table.ready(record):
             self.context.driver.dispatcher.interrupt(self._table, 0, record.identifier, record.descriptor)
 
     def __repr__(self) -> str:
@@ -198,16 +198,17 @@ class Calls:
         table.report = self._failed
         table.consumer_of = self._consumer_of
 
-    def _call(self, record: HandlerRecord, event: CompletionEvent) -> None:
+    def _call(self, record: HandlerRecord, event: CompletionEvent) -> bool:
         cq = self._context.queue_at(event.cq)
         if cq is None or not cq.is_open:
-            return  # closed since the event was taken
+            return False  # closed since the event was taken
         cq.event = event
         try:
-            record.function(cq)
+            more = record.function(cq)
         except (Exception, SystemExit):
             log.exception("a completion handler failed: handler %d on %r", record.identifier, cq)
             raise
+        return more is True and cq.is_open
 
     def _consumer_of(self, number: int) -> int | None:
         cq = self._context.queue_at(number)
