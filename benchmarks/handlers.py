@@ -46,10 +46,8 @@ OUTSTANDING = 8
 STAMP = struct.Struct("=q")
 
 
-def processors() -> tuple[int, int]:
-    """Two that this process may use; the same one twice where there is only one."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return allowed[0], allowed[-1]
+# Two that this process may use, before anything is pinned; the same one twice where there is only one.
+PROCESSORS = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
 
 # --- waking up ----------------------------------------------------------------------------------------------------
@@ -70,8 +68,8 @@ def _writes(processor: int, descriptor: int, stamps: mmap.mmap) -> int:
 
 def _bare() -> float:
     """Microseconds that waking a thread by an eventfd takes, from another processor."""
-    first, second = processors()
-    descriptor, stamps = os.eventfd(0), mmap.mmap(-1, WAKE_UPS * STAMP.size)
+    first, second = PROCESSORS
+    descriptor, stamps = os.eventfd(0, os.EFD_SEMAPHORE), mmap.mmap(-1, WAKE_UPS * STAMP.size)
     took: list[float] = []
 
     def read() -> None:
@@ -133,7 +131,7 @@ def _wakeup(name: str, by_descriptor: bool) -> dict[str, Any]:
             cq.poll()
 
     def run(side: Side, addr: int, rkey: int, pipe: Connection) -> tuple[float, float]:
-        ctx, (first, second) = side.ctx, processors()
+        ctx, (first, second) = side.ctx, PROCESSORS
         for thread in threading.enumerate():
             if thread.name == "verbena progress":  # as the baseline: who wakes is not where the woken one is
                 os.sched_setaffinity(thread.native_id or 0, {second})
@@ -220,7 +218,7 @@ def _consumers(handlers: int, run: Callable[[list[_Consumer]], None], again: boo
 
     with verbena.open_device(A) as one, verbena.open_device(B) as two:
         here, there = make_side(one, QPType.RC), make_side(two, QPType.RC)
-        where = processors()
+        where = PROCESSORS
         ids = [one.set_completion_handler(handler, processor=where[i])[0] for i in range(handlers)]
         consumers = [_Consumer(here, there, ids[i % handlers]) for i in range(2)]
         by_queue.update({consumer.cq.index: consumer for consumer in consumers})

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from handlers_lab import Inbox, inbox, recorded
 from lab import Lab
-from verbena import DeviceAttributes, InvalidAttributeError, InvalidStateError, Notify
+from verbena import DeviceAttributes, InvalidAttributeError, InvalidStateError, Notify, _pure
 from verbena.adapter.figures import Latencies
 from verbena.adapter.run_queue import RunQueue
 from verbena.adapter.vectors import message_address, processor_at
@@ -311,7 +311,9 @@ class Machine(RuleBasedStateMachine):
 
 
 TestVectors = Machine.TestCase
-TestVectors.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestVectors.settings = settings(
+    max_examples=40 if _pure.compiled() else 12, stateful_step_count=40, deadline=None
+)
 TestVectors = pytest.mark.requirement("CQN-08", "CQN-12", "CQN-16", "CQN-23")(TestVectors)
 
 

@@ -27,6 +27,7 @@ from verbena.runtime.pairs import connect_sides, make_side
 from verbena.runtime.processors import TYPICAL
 from verbena.scenario.handler_study import StudyOptions, measure
 
+MESSAGES = 1_600 if _pure.compiled() else 400
 ROUNDS = int(os.environ.get("VERBENA_RACE_ROUNDS", 100_000 if _pure.compiled() else 5_000))
 
 
@@ -203,7 +204,7 @@ def test_the_bus_is_one_for_all() -> None:
 
 @pytest.mark.requirement("CQN-20")
 def test_throughput_scales_until_processors_run_out() -> None:
-    options = StudyOptions(messages=1_600)
+    options = StudyOptions(messages=MESSAGES)
     results = {n: measure(n, options) for n in (1, 2, 8, 16)}
     assert results[1].busiest > 0.95, "the bottleneck: one processor works all the time"
     assert results[1].busy < 0.2, "and the others do nothing"
@@ -218,7 +219,7 @@ def test_throughput_scales_until_processors_run_out() -> None:
 def test_without_the_cost_of_moving_one_handler_is_only_slowed_by_its_processor() -> None:
     """The control: what eight handlers gain beyond eightfold is what was not moved."""
     free = ProcessorCosts(interrupt_ns=1_500, dispatch_ns=400, entry_ns=150)
-    options = {"messages": 1_600}
+    options = {"messages": MESSAGES}
     gain = measure(8, StudyOptions(**options)).throughput / measure(1, StudyOptions(**options)).throughput
     without = (
         measure(8, StudyOptions(costs=free, **options)).throughput

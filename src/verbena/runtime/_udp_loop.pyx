@@ -301,8 +301,15 @@ cdef class UdpLoop:
     cdef void interrupt(self) noexcept nogil:
         """Make the vectors' writes: an eventfd stands for the address that an interrupt is written to."""
         cdef uint64_t one = 1
-        cdef int place = self.engine.next_message()
+        cdef int cq, place = self.engine.next_message()
+        cdef uint64_t now = now_ns() if place >= 0 else 0
         while place >= 0:
+            # Events are as old as their entries, not as the packets that brought them.
+            cq = self.engine.vectors[place].first_cq
+            while cq >= 0:
+                if self.engine.cqs[cq].event_ns == self.engine.now_ns:
+                    self.engine.cqs[cq].event_ns = now
+                cq = self.engine.cqs[cq].next_event
             if self.engine.vectors[place].descriptor >= 0:
                 write(self.engine.vectors[place].descriptor, &one, 8)
                 self.told = True

@@ -2,8 +2,8 @@
 
 Document 001, paragraphs 3, 29 and 35.  A host has some processors, and two consumers on each, with a completion queue
 and a connected peer of their own.  The consumers' queues are spread over the handlers, the handlers over the
-processors.  Each message takes a consumer `work_ns`, wherever its handler is called; what a handler polls for a consumer
-on another processor moves there line by line, over the memory bus that all share (`runtime.processors`).
+processors.  Each message takes a consumer `work_ns`, wherever its handler is called; what a handler polls for a
+consumer on another processor moves there line by line, over one memory bus for all (`runtime.processors`).
 
 Two loads: a closed loop (`outstanding` messages for each consumer, the next one when one is done) shows how much can be
 done; an open one (the same arrivals, at a fixed mean rate, drawn once) shows how long a message takes.
