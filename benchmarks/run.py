@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
 import fabric_real
+import handlers
 import routing
 import topology
 from rich.console import Console
@@ -28,6 +29,7 @@ from verbena import _pure
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
+    "handlers": handlers.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 

@@ -24,6 +24,7 @@ from verbena.adapter.attributes import (
 )
 from verbena.adapter.channel_adapter import AsyncEvent
 from verbena.adapter.gid import Gid
+from verbena.adapter.handlers import CompletionEvent, HandlerResources
 from verbena.errors import (
     ClosedError,
     CompletionError,
@@ -53,6 +54,7 @@ from verbena.runtime.join import open_fabric_device
 from verbena.runtime.link_end import LinkTimes
 from verbena.runtime.listen import FabricServer
 from verbena.runtime.pairs import ConnectedPair, connected_pair
+from verbena.runtime.processors import ProcessorCosts, Processors
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.runtime.wires import Burst, FaultInjector, Faults, PcapTap, Tracer, Wire
@@ -61,6 +63,7 @@ from verbena.transport.kinds import (
     AsyncEventType,
     CompletionFlags,
     CompletionOpcode,
+    Notify,
     PathMigrationState,
     QPState,
     QPType,
@@ -73,6 +76,7 @@ from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
+from verbena.verbs.handlers import CompletionHandler
 from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
@@ -92,7 +96,9 @@ __all__ = [
     "Burst",
     "ClosedError",
     "CompletionError",
+    "CompletionEvent",
     "CompletionFlags",
+    "CompletionHandler",
     "CompletionOpcode",
     "CompletionQueue",
     "CompletionQueueEntry",
@@ -118,6 +124,7 @@ __all__ = [
     "FaultInjector",
     "Faults",
     "Gid",
+    "HandlerResources",
     "InvalidAttributeError",
     "InvalidStateError",
     "LinkRate",
@@ -125,11 +132,14 @@ __all__ = [
     "Listener",
     "MemoryRegion",
     "NodeKind",
+    "Notify",
     "PathMigrationState",
     "PcapTap",
     "PortAttributes",
     "PortId",
     "PortStateError",
+    "ProcessorCosts",
+    "Processors",
     "ProtectionDomain",
     "ProtocolRegistration",
     "QPAttributes",

@@ -379,6 +379,7 @@ def test_registering_handlers() -> None:
 @pytest.mark.requirement("CQN-05", "CQN-06", "CQN-07")
 def test_one_handler_for_two_queues() -> None:
     lab = Lab()
+    lab.adapter(limits=DeviceAttributes(max_qp=4096, max_cq=4096, completion_handlers=1))
     a, b = lab.pair()
     calls: list[tuple[CompletionQueue, list[int]]] = []
 

@@ -15,6 +15,13 @@ class DeviceAttributes:
 
     incoming_rdma: may peers read and write memory here, and work on it with atomics (document 003:712)?  If not, all
     such requests are refused with a NAK, whatever rights regions and queue pairs were given.
+
+    completion_handlers: how many may be registered, 1 to 2048; handler_memory: bytes for their queues and events.
+    default_cqs: completion queues, of default_cq_depth entries each, that are made when the adapter is opened.
+    solicited_needs_arming: a solicited message raises an event only on a queue that was armed (InfiniBand), not on
+    every queue with a handler (document 001, paragraph 38).  entry_before_event: the entry is posted, then its event
+    is built (InfiniBand), not the other way round (document 001, blocks 424 and 426); either way nobody hears of the
+    event before the entry can be seen.
     """
 
     name: str = "verbena0"
@@ -42,7 +49,12 @@ class DeviceAttributes:
     phys_port_cnt: int = 1
     incoming_rdma: bool = True
     atomic_cap: str = "ATOMIC_HCA"
-    completion_handlers: int = 1
+    completion_handlers: int = 64
+    handler_memory: int = 1 << 30
+    default_cqs: int = 0
+    default_cq_depth: int = 1_024
+    solicited_needs_arming: bool = False
+    entry_before_event: bool = False
 
 
 HOST_ADAPTER = DeviceAttributes(

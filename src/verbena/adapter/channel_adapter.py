@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from verbena.adapter import states
 from verbena.adapter.attributes import AddressVector, DeviceAttributes, QPCapabilities
 from verbena.adapter.gid import Gid
+from verbena.adapter.handlers import HandlerTable
 from verbena.adapter.native import KeyViolation, NativePorts
 from verbena.adapter.path_tables import PathTables
 from verbena.adapter.port import AdapterPort
@@ -39,8 +40,8 @@ INCOMING = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 class AsyncEvent:
     """An asynchronous event (IBA vol. 1, 11.6.3): its type, and the number of the object it is about.
 
-    `qp_num` for events of queue pairs, `cq` for completion queues, `srq` for shared receive queues, `port` for ports;
-    `source` is the object itself where the program still holds it.
+    `qp_num` for events of queue pairs, `cq` for completion queues, `srq` for shared receive queues, `port` for ports,
+    `handler` for completion handlers; `source` is the object itself where the program still holds it.
     """
 
     type: AsyncEventType
@@ -49,6 +50,7 @@ class AsyncEvent:
     srq: int | None = None
     source: Any = None
     port: int | None = None
+    handler: int | None = None
 
 
 class ChannelAdapter(PathTables):
@@ -115,7 +117,11 @@ class ChannelAdapter(PathTables):
         self.native: NativePorts | None = NativePorts(self.engine, ports) if ports else None
         self.on_violation: Callable[[KeyViolation], None] = lambda violation: None
         self.on_work: Callable[[], None] = lambda: None
-        self.cq_sinks: dict[int, Callable[[], None]] = {}
+        self.cq_sinks: dict[int, Callable[[bool], None]] = {}
+        self.handlers = HandlerTable(self.engine, clock, limits.completion_handlers, limits.handler_memory)
+        self.engine.solicited_armed = limits.solicited_needs_arming
+        self.engine.entry_first = limits.entry_before_event
+        self.message_sink: Callable[[int, int, int], None] = lambda address, data, descriptor: None
         self.event_sink: Callable[[AsyncEvent], None] = lambda event: None
         self._domains = 0
         self._next_domain = 0
@@ -126,11 +132,12 @@ class ChannelAdapter(PathTables):
     # --- reports ------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:
-        """Hand the engine's reports to those who wait for them."""
+        """Hand the engine's reports to those who wait for them, and interrupts to processors."""
+        self.send_messages()
         for kind, a, b in self.engine.reports():
             if kind == REPORT_CQ:
                 if sink := self.cq_sinks.get(a):
-                    sink()
+                    sink(bool(b))
                 continue
             if kind == REPORT_VIOLATION:
                 for violation in self.engine.violations():
@@ -138,6 +145,14 @@ class ChannelAdapter(PathTables):
                 continue
             event = self._event(AsyncEventType(a), b)
             self.event_sink(event)
+
+    def send_messages(self) -> None:
+        """Make the writes of the vectors whose time has come."""
+        if self.engine.has_messages():
+            with self.engine:
+                messages = self.engine.messages()
+            for _, address, data, descriptor in messages:
+                self.message_sink(address, data, descriptor)
 
     def _event(self, kind: AsyncEventType, index: int) -> AsyncEvent:
         if kind is AsyncEventType.CQ_ERR:

@@ -466,6 +466,51 @@ def contexts(
     return count_contexts(nodes, processes, seed, fabric)
 
 
+@app.command()
+def handlers(
+    study: Annotated[
+        bool, typer.Option("--study", help="Measure 1, 2, 4, 8 handlers on simulated processors instead.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once, not until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option("-i", "--interval", min=0.01, help="Seconds between looks.")
+    ] = 1.0,
+    json: Annotated[bool, typer.Option("--json", help="As JSON: all that is known, once.")] = False,
+    numbers: Annotated[
+        str, typer.Option("-n", "--handlers", help="Of the study: how many, with commas.")
+    ] = "1,2,4,8",
+    processors: Annotated[
+        int, typer.Option("--processors", min=1, max=64, help="Of the study: simulated processors.")
+    ] = 8,
+    work: Annotated[
+        int, typer.Option("--work", min=0, help="Of the study: a consumer's nanoseconds for a message.")
+    ] = 1_000,
+    messages: Annotated[
+        int, typer.Option("--messages", min=100, help="Of the study: messages of each run.")
+    ] = 8_000,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Of the study: draw it there (svg, png, pdf).")
+    ] = None,
+) -> int:
+    """Show the completion handlers of running programs: bindings, processors, rates, latencies.
+
+    Seen are programs of the same user, on adapters in real time, from their first completion handler on.
+    """
+    from verbena.cli import handlers as shown
+    from verbena.scenario.handler_study import StudyOptions
+
+    if not study:
+        return shown.handlers(once=once, interval=interval, as_json=json)
+    try:
+        wanted = [int(number) for number in numbers.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{numbers!r}: numbers with commas, such as 1,2,4,8") from None
+    if not all(1 <= number <= 64 for number in wanted):
+        raise typer.BadParameter(f"{numbers!r}: 1 to 64 handlers")
+    options = StudyOptions(processors=processors, consumers=2 * processors, messages=messages, work_ns=work)
+    return shown.study(wanted, options, plot, json)
+
+
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
 

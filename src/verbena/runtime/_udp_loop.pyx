@@ -131,7 +131,7 @@ cdef class UdpLoop:
 
     cdef Engine engine
     cdef int fd, wake_fd, report_fd
-    cdef bint is_ip6, stop, closed, deferred
+    cdef bint is_ip6, stop, closed, deferred, told
     cdef int waiting
     cdef uint64_t driven_ns, sleeping_until
     cdef uint32_t port
@@ -160,7 +160,7 @@ cdef class UdpLoop:
 
     # --- one pass -----------------------------------------------------------------------------------------
 
-    cdef bint receive(self, uint64_t now, size_t *size) noexcept nogil:
+    cdef bint receive(self, size_t *size) noexcept nogil:
         """Take one burst from the socket; False when there is none."""
         cdef msghdr m
         cdef iovec part
@@ -196,7 +196,8 @@ cdef class UdpLoop:
             memcpy(source, &name.sin6_addr, 16)
             port = ntohs(name.sin6_port)
         size[0] += n
-        self.engine.take_burst(self.rx, n, segment, source, port, 0, now)
+        self.engine.take_burst(self.rx, n, segment, source, port, 0, now_ns())
+        self.interrupt()  # at once: consumers wake up while answers are sent
         return True
 
     cdef void put_int(self, msghdr *m, uint8_t *control, int level, int kind, int value) noexcept nogil:
@@ -284,7 +285,7 @@ cdef class UdpLoop:
         if self.closed:
             pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)
             return 0
-        while bursts < 8 and self.receive(now, &size):
+        while bursts < 8 and self.receive(&size):
             bursts += 1
             if by_program and size <= SMALL:
                 break
@@ -297,10 +298,28 @@ cdef class UdpLoop:
         self.finish(now)
         return bursts
 
+    cdef void interrupt(self) noexcept nogil:
+        """Make the vectors' writes: an eventfd stands for the address that an interrupt is written to."""
+        cdef uint64_t one = 1
+        cdef int cq, place = self.engine.next_message()
+        cdef uint64_t now = now_ns() if place >= 0 else 0
+        while place >= 0:
+            # Events are as old as their entries, not as the packets that brought them.
+            cq = self.engine.vectors[place].first_cq
+            while cq >= 0:
+                if self.engine.cqs[cq].event_ns == self.engine.now_ns:
+                    self.engine.cqs[cq].event_ns = now
+                cq = self.engine.cqs[cq].next_event
+            if self.engine.vectors[place].descriptor >= 0:
+                write(self.engine.vectors[place].descriptor, &one, 8)
+                self.told = True
+            place = self.engine.next_message()
+
     cdef void finish(self, uint64_t now) noexcept nogil:
         """Tell those who have to know, and let go of the lock: after it, `close` may have closed the descriptors."""
         cdef uint64_t one = 1
         cdef uint64_t earliest = self.engine.earliest()
+        self.interrupt()
         if self.engine.report_head != self.engine.report_tail:
             write(self.report_fd, &one, 8)
         if earliest and earliest < self.sleeping_until:
@@ -343,8 +362,10 @@ cdef class UdpLoop:
                     continue
             elif now - active >= ALONE_NS:
                 sched_yield()
+            self.told = False
             if self.drive(False):
-                active = now_ns()
+                # Who was woken needs a processor: there may be no other one than this thread's.
+                active = 0 if self.told else now_ns()
 
     cdef void sleep(self, pollfd *p, uint64_t now) noexcept nogil:
         """Sleep until a packet comes, a timer is over, or `wake_fd` is written to."""
@@ -386,11 +407,10 @@ cdef class UdpLoop:
     # --- the program's calls ------------------------------------------------------------------------------
 
     def kick(self):
-        """Send what was posted."""
+        """Send what was posted.  Who only posts, as handlers do, leaves receiving to the background thread."""
         cdef uint64_t now
         with nogil:
             now = now_ns()
-            self.driven_ns = now
             pthread_mutex_lock(<pthread_mutex_t *> &self.engine.mutex)
             if self.closed:
                 pthread_mutex_unlock(<pthread_mutex_t *> &self.engine.mutex)

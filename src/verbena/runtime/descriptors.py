@@ -1,4 +1,4 @@
-"""What drivers in real time share: waiting for a service thread's events, and descriptors that become readable."""
+"""What drivers in real time share: waiting for a service thread's events, descriptors, and threads for handlers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from verbena.runtime.dispatch import ThreadDispatcher
 from verbena.runtime.service import Service
 
 
@@ -17,6 +18,7 @@ class ServedWaiting:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._descriptors: dict[int, int] = {}
+        self.dispatcher = ThreadDispatcher(service.name.rsplit(maxsplit=1)[-1], service)
 
     def wait(self, ready: Callable[[], bool], timeout_ns: int | None) -> bool:
         deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
@@ -50,11 +52,16 @@ class ServedWaiting:
         if descriptor is not None:
             os.close(descriptor)
 
+    def acknowledge(self, descriptor: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(descriptor)
+
     def call_soon(self, function: Callable[[], Any]) -> None:
         self._service.call_soon(function)
 
     def _forget_descriptors(self) -> None:
-        """Close them all, without a word to anybody."""
+        """Close them all, without a word to anybody; the handlers' threads do not exist any more."""
+        self.dispatcher.abandon()
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()

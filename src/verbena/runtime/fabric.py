@@ -21,6 +21,7 @@ from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.core_ports import CorePorts
 from verbena.runtime.fabric_base import FabricBase
+from verbena.runtime.processors import Processors
 from verbena.runtime.virtual import EngineDriver
 from verbena.runtime.virtual_time import VirtualClock, VirtualTime
 from verbena.transport.kinds import AckPolicy
@@ -67,8 +68,14 @@ class CoreEvents:
 class VirtualFabricDriver(EngineDriver):
     """Runs an adapter on the ports of a fabric's core."""
 
-    def __init__(self, adapter: ChannelAdapter, clock: VirtualClock, ports: CorePorts) -> None:
-        super().__init__(adapter, clock)
+    def __init__(
+        self,
+        adapter: ChannelAdapter,
+        clock: VirtualClock,
+        ports: CorePorts,
+        processors: Processors | None = None,
+    ) -> None:
+        super().__init__(adapter, clock, processors)
         self._ports = ports
 
     def _send(self) -> None:
@@ -146,8 +153,11 @@ class Fabric(FabricBase, VirtualTime):
         limits: DeviceAttributes | None = None,
         window_bytes: int = 1 << 20,
         ack_policy: AckPolicy = AckPolicy.COALESCED,
+        processors: Processors | None = None,
     ) -> Context:
         """The channel adapter of a host, by the name of its node.  The fabric is brought up first, if it is not.
+
+        processors: the host's, which call completion handlers; by default its own, where nothing costs time.
 
         Raises `SystemLimitError` for an adapter that is open already, `InvalidAttributeError` for what is no host.
         """
@@ -157,7 +167,7 @@ class Fabric(FabricBase, VirtualTime):
             node, self.clock, Random(f"{self.seed} adapter {name}"), limits, window_bytes, ack_policy
         )
         ports = self._core_ports(adapter, node)
-        driver = VirtualFabricDriver(adapter, self.clock, ports)
+        driver = VirtualFabricDriver(adapter, self.clock, ports, processors)
         self._ride(node, adapter, driver, ports)
         context = Context(adapter, driver)
         context.on_close(lambda: self._closed(name))

@@ -27,6 +27,7 @@ class RealFabricDriver(ServedWaiting):
     ) -> None:
         super().__init__(service)
         self.clock: Clock = service
+        self._adapter = adapter
         self._engine = adapter.engine
         self._loop = loop
         self._ports = ports
@@ -46,6 +47,7 @@ class RealFabricDriver(ServedWaiting):
             engine.tick(now)
             self._ports.send(now)
             when: int = engine.tick(now)
+            self._adapter.send_messages()
             if engine.has_reports():
                 os.eventfd_write(self._service.report_fd, 1)
         return when

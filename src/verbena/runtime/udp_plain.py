@@ -157,9 +157,14 @@ class PlainLoop:
             self._transmit(now)
             when: int = self._engine.tick(now)
             self._engine.set_counter("drop.tx_no_route", self._port.refused)
-            if self._engine.has_reports():
-                os.eventfd_write(self._report_fd, 1)
+            self._tell()
         return when
+
+    def _tell(self) -> None:
+        """Make the writes of vectors, and have the service thread look at reports."""
+        self._adapter.send_messages()
+        if self._engine.has_reports():
+            os.eventfd_write(self._report_fd, 1)
 
     def run(self) -> None:
         """Drive until `end`; the body of the background thread."""
@@ -209,8 +214,7 @@ class PlainLoop:
                 return
             now = time.monotonic_ns()
             self._transmit(now)
-            if self._engine.has_reports():
-                os.eventfd_write(self._report_fd, 1)
+            self._tell()
 
     def progress(self) -> None:
         """Receive, serve timers, send: once, without waiting."""

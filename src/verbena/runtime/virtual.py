@@ -13,6 +13,7 @@ from verbena.adapter.attributes import DeviceAttributes
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.runtime.processors import Processors
 from verbena.runtime.virtual_time import Event, VirtualClock, VirtualTime, VirtualWaiting
 from verbena.runtime.wires import Burst, Wire
 from verbena.transport.kinds import AckPolicy
@@ -65,8 +66,11 @@ class VirtualWire(Wire):
 class EngineDriver(VirtualWaiting):
     """Runs one adapter's engine on a `VirtualClock`.  Implements `verbs.driver.Driver`, but for sending."""
 
-    def __init__(self, adapter: ChannelAdapter, clock: VirtualClock) -> None:
+    def __init__(
+        self, adapter: ChannelAdapter, clock: VirtualClock, processors: Processors | None = None
+    ) -> None:
         super().__init__(clock, adapter.engine.has_entries)
+        self.dispatcher = processors or Processors(clock)
         self._adapter = adapter
         self._engine = adapter.engine
         self._buffer = bytearray(BUFFER)
@@ -113,9 +117,13 @@ class VirtualDriver(EngineDriver):
     """Runs an adapter on its wires: each with the link that it leads to, the first GID's first."""
 
     def __init__(
-        self, adapter: ChannelAdapter, links: list[tuple[Wire, VirtualWire]], clock: VirtualClock
+        self,
+        adapter: ChannelAdapter,
+        links: list[tuple[Wire, VirtualWire]],
+        clock: VirtualClock,
+        processors: Processors | None = None,
     ) -> None:
-        super().__init__(adapter, clock)
+        super().__init__(adapter, clock, processors)
         self._links = {port.gid: (wire, port) for wire, port in links}
         self._ports = [port for _, port in links]
         self._first = self._ports[0]
@@ -220,11 +228,13 @@ class VirtualNetwork(VirtualTime):
         window_bytes: int = 1 << 20,
         ack_policy: AckPolicy = AckPolicy.COALESCED,
         further_addresses: Sequence[str] = (),
+        processors: Processors | None = None,
     ) -> Context:
         """An adapter at an IP address (any; it exists only here).  mtu: its active MTU in bytes.
 
         further_addresses: each gives it one more link, with a rate and a wire of its own; the entries of the GID table
-        are in the same order.
+        are in the same order.  processors: the host's, for several adapters; by default its own, where nothing costs
+        time.
         """
         addresses = (address, *further_addresses)
         gids = [Gid.from_ip(a) for a in addresses]
@@ -254,7 +264,7 @@ class VirtualNetwork(VirtualTime):
             window_bytes=window_bytes,
             ack_policy=ack_policy,
         )
-        return Context(adapter, VirtualDriver(adapter, links, self.clock))
+        return Context(adapter, VirtualDriver(adapter, links, self.clock, processors))
 
     def set_link(self, address: str, up: bool) -> None:
         """Pull an adapter's cable, or plug it in again: what is on its way is lost, and the adapter's port is down.

@@ -191,6 +191,9 @@ class VirtualWaiting:
     def release_descriptor(self, index: int) -> None:
         """There are none."""
 
+    def acknowledge(self, descriptor: int) -> None:
+        """There are none."""
+
     def refresh_counters(self) -> None:
         """They are always up to date."""
 

@@ -1,7 +1,7 @@
 # C types of transport/core.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from verbena.transport.schedule cimport Schedule
+from verbena.transport.notification cimport Notification
 from verbena.transport.tables cimport (
     Answer, CompletionRing, Cqe, Loan, QueuePair, RecvQueue, RecvWqe, SendWqe, Sge
 )
@@ -19,7 +19,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_trylock(pthread_mutex_t *)
     int pthread_mutex_unlock(pthread_mutex_t *)
 
-cdef class Core(Schedule):
+cdef class Core(Notification):
     cdef pthread_mutex_t mutex
     cdef object _lock
     cdef uint32_t burst_segment  # of the burst just made: bytes of each packet but the last

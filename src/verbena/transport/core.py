@@ -11,7 +11,7 @@ try:
 except ImportError:
     from verbena import _cython_stub as cython
 
-from verbena.transport.schedule import Schedule
+from verbena.transport.notification import Notification
 
 if cython.compiled:
     from cython.cimports.verbena.memory.table import LOCAL_WRITE
@@ -23,7 +23,7 @@ else:
     from verbena.wire.kernels import copy
 
 
-class Core(Schedule):
+class Core(Notification):
     """The tables of one adapter, with what is done to them for each packet and each work request.
 
     ``with core:`` holds the adapter's lock, which may be taken again by its holder.  Compiled, it is a mutex that
@@ -74,7 +74,7 @@ class Core(Schedule):
     def report(self, kind, a, b):
         """Queue a report for the software above.
 
-        A completion queue has at most one outstanding (it is disarmed), a queue pair a few for each change of its
+        A completion queue has at most two outstanding (it is disarmed), a queue pair a few for each change of its
         state, so that the ring cannot fill while reports are collected; should it all the same, the oldest stay.
         """
         if self.report_tail - self.report_head >= self.report_size:
@@ -89,9 +89,11 @@ class Core(Schedule):
     def push(self, cq, entry, solicited):
         """Add an entry to a completion queue; False when it is full, which is the queue's end.
 
-        The report of a notification is queued after the entry can be seen (IBA vol. 1, 11.4.2.2).
+        Events: blocks 416 to 428 of document 001's figure 4, see `notification`.  Nobody hears of one before the entry
+        can be seen (IBA vol. 1, 11.4.2.2), for the adapter's lock is held.
         """
         i: cython.int
+        kind: cython.int
         ring = self.cqs[cq]
         if ring.overrun or ring.head - ring.tail >= ring.size:
             self.counters[DROP_CQ_OVERFLOW] += 1
@@ -109,6 +111,9 @@ class Core(Schedule):
                         self.report(REPORT_ASYNC, ASYNC_QP_FATAL, i)
                         self.fail(other)
             return False
+        kind = self.wanted(cq, entry, solicited)
+        if kind and ring.handler >= 0 and not self.entry_first:
+            self.announce(cq, entry, kind)
         c = entry_at(ring, ring.head)
         c.wr_id = entry.wr_id
         c.length = entry.length
@@ -124,9 +129,19 @@ class Core(Schedule):
         c.path_bits = entry.path_bits
         c.port = entry.port
         ring.head += 1
-        if ring.armed == 2 or (ring.armed == 1 and (solicited or entry.status != SUCCESS)):
+        if self.tracing:
+            self.step(426, cq, entry.qpn, 0)
+        if kind and ring.handler >= 0:
+            if self.entry_first:
+                self.announce(cq, entry, kind)
+        elif kind:
             ring.armed = 0
+            self.report(REPORT_CQ, cq, 1)
+        if ring.awaited:
+            ring.awaited = False
             self.report(REPORT_CQ, cq, 0)
+        if self.tracing:
+            self.step(428, cq, entry.qpn, self.shutting)
         return True
 
     def complete_send(self, q, status):

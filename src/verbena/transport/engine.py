@@ -113,6 +113,7 @@ class Engine(Sources):
         pad: cython.uint
         qpn: cython.uint
         dropped: cython.int
+        self.now_ns = now
         self.counters[RX_PACKETS] += 1
         self.counters[RX_BYTES] += n
         if n < 16:
@@ -153,6 +154,8 @@ class Engine(Sources):
             return
         q = self.qps[qpn & 0xFFFF]
         if not q or q.qpn != qpn:
+            if self.tracing:
+                self.step(416, -1, qpn, 0)
             self.counters[DROP_NO_EE if rd else DROP_NO_QP] += 1
             return
         self.execute(q, b, at, n, code, pad, now)
@@ -307,6 +310,7 @@ class Engine(Sources):
         Its packets and destination are in ``burst_segment``, ``burst_packets`` and ``burst_path``.
         """
         n: cython.size_t
+        self.now_ns = now
         while True:
             q = self.next_ready()
             if not q:
@@ -334,7 +338,10 @@ class Engine(Sources):
                     return n
 
     def run_timers(self, now):
-        """Serve the queue pairs whose timers are over."""
+        """Serve the queue pairs whose timers are over, and the vectors whose moderation is."""
+        self.now_ns = now
+        if self.moderated:
+            self.expire(now)
         while True:
             q = self.next_due(now)
             if not q:
@@ -406,8 +413,8 @@ class Engine(Sources):
         return result
 
     def has_reports(self):
-        """Do reports wait?"""
-        return self.report_head != self.report_tail
+        """Do reports wait, or interrupts?"""
+        return self.report_head != self.report_tail or self.first_due >= 0
 
     def count(self, name, packets):
         """Add to a counter that whoever runs the adapter keeps."""

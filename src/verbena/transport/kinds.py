@@ -80,7 +80,10 @@ class CompletionFlags(IntFlag):
 
 
 class AsyncEventType(IntEnum):
-    """Asynchronous events (IBA vol. 1, 11.6.3)."""
+    """Asynchronous events (IBA vol. 1, 11.6.3).
+
+    HANDLER_ERR, a completion handler raised, and HANDLER_STUCK, one has not returned for long, are Verbena's own.
+    """
 
     CQ_ERR = 0
     QP_FATAL = 1
@@ -98,6 +101,17 @@ class AsyncEventType(IntEnum):
     SRQ_LIMIT_REACHED = 15
     QP_LAST_WQE_REACHED = 16
     GID_CHANGE = 18
+    HANDLER_ERR = 64
+    HANDLER_STUCK = 65
+
+
+class Notify(IntEnum):
+    """Which entry raises an event that was asked for: the next error, the next solicited one or error, the next one
+    (IBA vol. 1, 11.4.2.2; document 001, block 414)."""
+
+    ERROR = 1
+    SOLICITED = 2
+    ANY = 3
 
 
 class PathMigrationState(IntEnum):

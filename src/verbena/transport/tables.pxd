@@ -128,7 +128,7 @@ cdef enum:  # where a request of a reliable-datagram queue pair is
     LOAN_OVER = 3  # executed, or failed; completes when those before it have
 
 cdef enum:  # reports to the software above, in `Core.reports`
-    REPORT_CQ = 0  # a completion queue's notification came due; a = queue
+    REPORT_CQ = 0  # a completion queue without handler has an event (b = 1), or what is awaited (b = 0); a = queue
     REPORT_ASYNC = 1  # an asynchronous event; a = its type (ASYNC_*), b = queue pair, queue or shared queue
     REPORT_VIOLATION = 2  # a packet with a wrong key; a = the port, see `NativeEngine.violations`
 
@@ -313,9 +313,18 @@ cdef struct CompletionRing:
     uint32_t head  # written so far
     uint32_t tail  # read so far
     uint32_t users  # work queues that complete here
-    uint8_t armed  # 0 no, 1 for solicited entries and errors, 2 for any
+    uint8_t armed  # for which entries the program asked for an event: ARMED_* of notification.pxd
+    bint awaited  # somebody waits for any entry; that is no event
     bint overrun
     bint live
+    int32_t handler  # the vector that its events go to; -1 = none
+    int32_t next_event  # the queue behind it in the vector's line; -1 = the last
+    bint announced  # it stands in that line; of its event:
+    uint8_t event_kind
+    uint32_t event_qpn
+    uint32_t merged
+    uint64_t event_wr_id
+    uint64_t event_ns
 
 cdef struct Path:
     uint8_t prefix[64]  # masked headers for the ICRC, see wire.kernels.prefix

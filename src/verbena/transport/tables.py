@@ -12,7 +12,7 @@ try:
 except ImportError:
     from verbena import _cython_stub as cython
 
-from verbena.errors import ClosedError, ResourceError
+from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, free
@@ -274,8 +274,38 @@ class Tables:
             ring = CompletionRing()
             ring.ring = [Cqe() for _ in range(places)]
         ring.size, ring.mask, ring.live = depth, places - 1, True
+        ring.handler = ring.next_event = -1
         self.cqs[at] = ring
         return at
+
+    def resize_cq(self, index, depth):
+        """Give a completion queue another depth; its entries stay, in their order.
+
+        Raises `InvalidAttributeError` when more entries wait than would fit.
+        """
+        at: cython.int = index
+        i: cython.uint
+        places: cython.uint = _places(depth)
+        ring = self.cq_at(at)
+        waiting = (ring.head - ring.tail) & 0xFFFFFFFF
+        if waiting > depth:
+            raise InvalidAttributeError(
+                f"depth = {depth}: {waiting} entries wait to be polled, poll them first"
+            )
+        if cython.compiled:
+            made = cython.cast(cython.pointer(Cqe), calloc(places, cython.sizeof(Cqe)))
+            if not made:
+                raise MemoryError
+        else:
+            made = [Cqe() for _ in range(places)]
+        i = ring.tail
+        while i != ring.head:
+            made[i & (places - 1)] = ring.ring[i & ring.mask]
+            i += 1
+        if cython.compiled:
+            free(ring.ring)
+        ring.ring = made
+        ring.size, ring.mask = depth, places - 1
 
     def free_cq(self, index):
         at: cython.int = index

@@ -63,6 +63,7 @@ cdef class Work(Lending):
     cdef bint may_post(self, QueuePair *q, int path) except False
     cdef bint aim(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint name_context(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
+    cdef bint _may_post(self, QueuePair *q) except False
     cdef bint _send(self, QueuePair *q, WorkRequest request) except False
     cdef bint _receive(self, RecvQueue *queue, object request) except False
 

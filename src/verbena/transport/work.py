@@ -259,6 +259,7 @@ class Work(Lending):
                 raise InvalidStateError(
                     "a queue pair in RESET takes no receive requests: move it to INIT first"
                 )
+            self._may_post(q)
             self._receive(self.recv_queues[q.recv_queue], request)
             if q.state == ERROR:
                 self.flush(q)
@@ -270,6 +271,8 @@ class Work(Lending):
         at: cython.int = index
         self.acquire()
         try:
+            if self.shutting:
+                raise InvalidStateError("the adapter shuts down: it takes no more requests")
             self._receive(self.queue_at(at), request)
         finally:
             self.release()
@@ -325,6 +328,7 @@ class Work(Lending):
             raise InvalidStateError(
                 f"the queue pair is in {QPState(q.state).name}, and sending needs RTS: connect it first"
             )
+        self._may_post(q)
         if q.sq_head - q.sq_una >= q.sq_size:
             raise QueueFullError(f"the send queue holds its {q.sq_size} requests: wait for completions")
         if not allowed(q.service, operation):
@@ -393,6 +397,14 @@ class Work(Lending):
             self.flush_send(q)
         else:
             self.enlist(q)
+        return True
+
+    def _may_post(self, q):
+        """The request is received (block 412), unless the adapter shuts down (block 428)."""
+        if self.shutting and (q.qpn & 0xFFFF) > 1:  # management goes on to the end
+            raise InvalidStateError("the adapter shuts down: it takes no more requests")
+        if self.tracing:
+            self.step(412, q.send_cq, q.qpn, 0)
         return True
 
     def may_post(self, q, path):
@@ -481,12 +493,32 @@ class Work(Lending):
         ring = self.cqs[at]
         return not ring or ring.head != ring.tail
 
-    def arm(self, index, solicited_only):
-        """Ask for a report of the next entry (of the next solicited one or error)."""
+    def arm(self, index, level):
+        """Ask for an event with the next entry that is one of `level` (`kinds.Notify`); a wider request stays."""
         at: cython.int = index
+        asked: cython.int = level
         ring = self.cq_at(at)
-        if ring.armed < 2:
-            ring.armed = 1 if solicited_only else 2
+        if ring.armed < asked:
+            ring.armed = asked
+        if self.tracing:
+            self.step(414, at, 0, asked)
+
+    def await_entry(self, index):
+        """Ask for a report of the next entry, whatever it is: somebody waits, which is no event of the program's."""
+        at: cython.int = index
+        self.cq_at(at).awaited = True
+
+    def unfinished(self, index):
+        """Send requests that have not completed."""
+        at: cython.int = index
+        q = self.qp_at(at)
+        return (q.sq_head - q.sq_una) & 0xFFFFFFFF
+
+    def consumed(self, index):
+        """Entries polled so far, modulo 2^32; of a closed queue 0."""
+        at: cython.int = index
+        ring = self.cqs[at]
+        return ring.tail if ring else 0
 
 
 def allowed(service, operation):

@@ -12,15 +12,17 @@ from verbena.adapter.attributes import AdapterAttributes, ContextCounts, DeviceA
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.end_to_end import EndToEndTable
 from verbena.adapter.gid import Gid
-from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.errors import ClosedError, InvalidAttributeError
 from verbena.management.datagrams import MadAddress
-from verbena.transport.kinds import AsyncEventType
+from verbena.transport.kinds import AsyncEventType, Notify
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.cm import ConnectionService, Listener
-from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.completion import CompletionQueue, known_notify
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
+from verbena.verbs.handler_verbs import HandlerVerbs
+from verbena.verbs.handlers import Calls, CompletionHandler
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration, protocol_of
 from verbena.verbs.queue_pair import QueuePair
@@ -30,7 +32,7 @@ from verbena.verbs.subnet import SubnetService
 log = logging.getLogger("verbena")
 
 
-class Context:
+class Context(HandlerVerbs):
     """An open channel adapter.  Made by `verbena.open_device` and `VirtualNetwork.open_device`.
 
     A context manager: closing it closes all that was made with it.
@@ -42,8 +44,8 @@ class Context:
         self.queue_pairs: dict[int, QueuePair] = {}
         self.end_to_end = EndToEndTable(adapter)
         self._objects: list[Any] = []
-        self._handlers: dict[int, Callable[[CompletionQueue], object]] = {}
-        self._next_handler = 1
+        self._queues: dict[int, CompletionQueue] = {}
+        Calls(self)
         self._event_signal = Signal(driver)
         self._events: deque[AsyncEvent] = deque()
         self._closing: list[Callable[[], None]] = []
@@ -52,6 +54,11 @@ class Context:
         self._connecting = False
         self._open = True
         adapter.event_sink = self._on_async_event
+        adapter.message_sink = self._on_message
+        self.default_cqs = tuple(
+            CompletionQueue(self, adapter.limits.default_cq_depth) for _ in range(adapter.limits.default_cqs)
+        )
+        """Completion queues that were made with the adapter (`DeviceAttributes.default_cqs`)."""
 
     # --- queries ------------------------------------------------------------------------------------------
 
@@ -101,43 +108,6 @@ class Context:
         """How many queue pairs of each service, and end-to-end contexts, the adapter's tables hold."""
         self._checked()
         return self.end_to_end.count()
-
-    # --- completion handlers ------------------------------------------------------------------------------
-
-    def set_completion_handler(self, *functions: Callable[[CompletionQueue], object]) -> tuple[int, ...]:
-        """Register completion handlers (document 001, blocks 402 to 406); returns their identifiers.
-
-        A handler is called with the completion queue that has an event, outside the data path; it has to ask for
-        notification again.  Raises `ResourceError` beyond the number that `query_adapter` tells; those registered
-        before stay, none of these is.
-        """
-        self._checked()
-        limit = self.adapter.limits.completion_handlers
-        if not functions or not all(callable(f) for f in functions):
-            raise InvalidAttributeError("give one or more callables, each taking a CompletionQueue")
-        if len(self._handlers) + len(functions) > limit:
-            raise ResourceError(
-                f"{len(self._handlers)} completion handlers are registered, and the adapter has {limit}"
-            )
-        made = tuple(range(self._next_handler, self._next_handler + len(functions)))
-        self._next_handler += len(functions)
-        self._handlers.update(zip(made, functions, strict=True))
-        return made
-
-    def handler(self, identifier: int | None) -> Callable[[CompletionQueue], object] | None:
-        """The function of a registered handler; raises `InvalidAttributeError` for an unknown identifier."""
-        if identifier is None:
-            return None
-        if not isinstance(identifier, int) or identifier not in self._handlers:
-            raise InvalidAttributeError(f"completion handler {identifier} is not registered")
-        return self._handlers[identifier]
-
-    def call_handler(self, function: Callable[[CompletionQueue], object], cq: CompletionQueue) -> None:
-        """Run a handler; what it raises is logged, and ends only itself."""
-        try:
-            function(cq)
-        except Exception:
-            log.exception("a completion handler failed on %r", cq)
 
     # --- making things ------------------------------------------------------------------------------------
 
@@ -194,12 +164,20 @@ class Context:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def post_send(self, qp: QueuePair, request: WorkRequest) -> None:
+    def post_send(self, qp: QueuePair, request: WorkRequest, notify: Notify | None = None) -> None:
         """`qp.post_send`, through the adapter that owns the queue pair.
+
+        notify: a request completion notification with it (document 001, block 414), for the queue's next entry of that
+        kind.
 
         Raises `InvalidAttributeError` for one of another adapter: queue pairs are not shared (document 003:565).
         """
-        self._own(qp).post_send(request)
+        own = self._own(qp)
+        if notify is not None:
+            with self.adapter.engine:
+                own.checked()
+                own.send_cq.req_notify(kind=known_notify(notify))
+        own.post_send(request)
 
     def post_recv(self, qp: QueuePair, request: RecvRequest) -> None:
         """`qp.post_recv`, in the same way."""
@@ -311,6 +289,9 @@ class Context:
             if qp is None:  # closed in the meantime: nobody is left whom it concerns
                 return
             event = AsyncEvent(event.type, qp_num=qp.qp_num, source=qp)
+        elif event.handler is not None:
+            record = self.adapter.handlers.records.get(event.handler)
+            event = replace(event, source=None if record is None else CompletionHandler(self, record))
         else:
             event = replace(event, source=self._source(event))
         self._events.append(event)
@@ -362,12 +343,23 @@ class Context:
             raise ClosedError("this adapter is closed")
         return self.adapter
 
+    def queue_at(self, number: int) -> CompletionQueue | None:
+        """The completion queue of a number (`CompletionQueue.index`)."""
+        return self._queues.get(number)
+
+    def _context(self) -> Context:
+        return self
+
     def hold(self, item: Any) -> None:
         """Remember an object, to close it with the context."""
         self._objects.append(item)
+        if isinstance(item, CompletionQueue):
+            self._queues[item.index] = item
 
     def let_go(self, item: Any) -> None:
         """An object closed itself."""
+        if isinstance(item, CompletionQueue) and self._queues.get(item.index) is item:
+            del self._queues[item.index]
         if item in self._objects:
             self._objects.remove(item)
 
@@ -381,6 +373,8 @@ class Context:
             if not self._open:
                 return
             self._open = False
+        self.adapter.handlers.ended = True
+        self.driver.dispatcher.end(self.adapter.handlers)
         for function in reversed(self._closing):
             function()
         for kind in (ProtectionDomain, ReliableDatagramDomain):

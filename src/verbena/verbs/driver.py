@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from verbena.adapter.handlers import Dispatcher
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError
 
@@ -27,6 +28,10 @@ class Driver(Protocol):
     @property
     def clock(self) -> Clock:
         """The time that the adapter lives in."""
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Where completion handlers are called."""
 
     def kick(self) -> None:
         """Something was posted: send what can be sent."""
@@ -57,6 +62,9 @@ class Driver(Protocol):
 
     def release_descriptor(self, index: int) -> None:
         """Close the descriptor of a completion queue, if it has one."""
+
+    def acknowledge(self, descriptor: int) -> None:
+        """Make a vector's descriptor unreadable until its next interrupt."""
 
     def refresh_counters(self) -> None:
         """Bring those of the adapter's counters up to date that are counted outside of it."""

@@ -74,7 +74,7 @@ class GeneralServices:
         self._qp.activate(qkey=GSI_QKEY)
         for place in range(RECEIVES):
             self._post(place)
-        self._adapter.cq_sinks[self._cq.index] = self._notified
+        self._adapter.cq_sinks[self._cq.index] = lambda asked: self._notified()
         self._cq.req_notify()
 
     def _post(self, place: int) -> None:
