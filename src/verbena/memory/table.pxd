@@ -1,38 +1,134 @@
 # C types of memory/table.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from verbena.memory.spaces cimport Spaces
+
 cdef enum:
     LOCAL_WRITE = 1  # access rights: the values of Linux' enum ibv_access_flags
     REMOTE_WRITE = 2
     REMOTE_READ = 4
     REMOTE_ATOMIC = 8
     WINDOW_BIND = 16
+    ZERO_BASED = 32
+    REMOTE_RIGHTS = 14  # what a window may give
+
+cdef enum:  # what a key belongs to
+    KIND_REGION = 0
+    KIND_FAST_REGION = 1  # registered by a work request
+    KIND_SPACE = 2  # all of an address space, by a reserved local key
+    KIND_WINDOW_1 = 3
+    KIND_WINDOW_2A = 4
+    KIND_WINDOW_2B = 5
+    KIND_RKEY = 6  # a window as document 003 has it
+
+cdef enum:  # where it stands
+    STATE_NEVER = 0
+    STATE_RETIRED = 1
+    STATE_UNBOUND = 2
+    STATE_BOUND = 3
+    STATE_DISABLED = 4  # invalidated
+    STATE_USED = 5  # a one-shot key, by its one operation
+
+cdef enum:
+    CHUNK = 256  # entries of the table that are made together
+    RESERVED_LKEY = 0  # local keys that no region has: the domain's address space, and that of virtual addresses
+    RESERVED_VIRTUAL_LKEY = 1
+    FIRST_KEY = 256
+    MOST_REFUSALS = 256  # remembered, the newest
 
 cdef struct Region:
     uint8_t *base
-    uint64_t address  # I/O virtual address of the first byte
-    uint64_t length
+    uint64_t address  # of the first byte, as work requests and peers name it
+    uint64_t last  # offset of the last byte; see `empty`
+    uint64_t origin  # of the first byte: where in the buffer, or its address in the space
     uint32_t local_key
     uint32_t remote_key
     int32_t domain
     uint32_t access
-    bint live
+    int32_t space  # its pages; -1 = the bytes are one buffer
+    uint32_t qpn  # the only queue pair that may use it; 0 = all of the domain
+    uint8_t kind
+    uint8_t state
+    bint empty
+    bint one_shot
+    # what is rarely looked at
+    uint32_t serial  # of its allocation
+    uint32_t generation  # tags given out
+    uint32_t parent  # place of the region that a window is bound to; 0 = none
+    uint32_t windows  # bound to it
+    uint32_t claim_qpn  # who used a one-shot key, and the packet numbers of that operation
+    uint32_t claim_first
+    uint32_t claim_last
+    bint claim_more  # its next request may go on with it
+    uint64_t claim_end  # the address behind what it asked for
+    uint64_t uses
+    uint64_t bytes
+    uint64_t used_ns
+    uint32_t used_qpn
+    uint32_t used_peer
+    uint32_t refusals
 
-cdef class RegionTable:
-    cdef Region **regions
-    cdef readonly uint32_t capacity
+cdef struct Refusal:
+    uint64_t when
+    uint64_t address
+    uint64_t length
+    uint32_t key
+    uint32_t qpn
+    uint32_t access
+    uint8_t reason
+    bint remote
+
+cdef struct Tie:  # what the reserved local keys open in a protection domain: places, 0 = nothing
+    uint32_t effective
+    uint32_t virtual
+
+cdef class RegionTable(Spaces):
+    cdef Region **chunks
+    cdef readonly uint32_t capacity  # regions at most
+    cdef readonly uint32_t window_capacity
+    cdef uint32_t places
     cdef readonly uint32_t count
+    cdef readonly uint32_t window_count
     cdef object _free
     cdef object _views
-    cdef object _tags
-    cdef object _random
+    cdef uint32_t _fresh
+    cdef uint32_t _serial
+    cdef uint64_t _secret
+    cdef uint64_t rounds[4]
     cdef uint64_t _next_address
+    cdef Tie *ties
+    cdef uint32_t tie_count
+    cdef public uint64_t now  # set by whoever runs the adapter, with each burst
+    cdef int reason  # of the last access that was not granted
+    cdef uint64_t *refused_remote
+    cdef uint64_t *refused_local
+    cdef Refusal *refusal_ring
+    cdef uint64_t refusal_count
+    cdef uint64_t granted_uses
+    cdef uint64_t errors_seen
 
+    cdef uint32_t hide(self, uint32_t place) noexcept nogil
+    cdef uint32_t place_of(self, uint32_t index) noexcept nogil
+    cdef Region *entry(self, uint32_t place) noexcept nogil
+    cdef uint32_t new_place(self) except 0
+    cdef uint32_t tag_of(self, uint32_t place, uint32_t generation) noexcept nogil
+    cdef uint32_t next_key(self, Region *r, uint32_t place) noexcept nogil
     cdef Region *find_local(self, int32_t domain, uint32_t key, uint64_t address, uint64_t length,
                             uint32_t access) noexcept nogil
-    cdef Region *find_remote(self, int32_t domain, uint32_t key, uint64_t address, uint64_t length,
-                             uint32_t access) noexcept nogil
-    cdef Region *find(self, int32_t domain, uint32_t key, bint remote, uint64_t address, uint64_t length,
-                      uint32_t access) noexcept nogil
-    cdef Region *opened(self, int32_t domain, uint32_t key, bint remote) noexcept nogil
-    cdef bint invalidate(self, int32_t domain, uint32_t key) noexcept nogil
+    cdef Region *find_remote(self, int32_t domain, uint32_t qpn, uint32_t key, uint64_t address,
+                             uint64_t length, uint64_t need, uint32_t access, uint32_t psn,
+                             bint first) noexcept nogil
+    cdef bint within(self, Region *r, uint64_t address, uint64_t length, uint32_t access) noexcept nogil
+    cdef bint pages_in(self, Region *r, uint64_t address, uint64_t length, uint64_t need, bint write, uint32_t key,
+                       uint32_t qpn) noexcept nogil
+    cdef Region *opened_local(self, int32_t domain, uint32_t key) noexcept nogil
+    cdef Region *opened_remote(self, int32_t domain, uint32_t qpn, uint32_t key) noexcept nogil
+    cdef void use(self, Region *r, uint32_t qpn, uint32_t peer, uint32_t psn, uint32_t packets, uint64_t address,
+                  uint64_t length, bint more) noexcept nogil
+    cdef bint continues(self, Region *r, uint32_t qpn, uint32_t psn, uint64_t address) noexcept nogil
+    cdef void deny(self, bint remote, uint32_t key, uint64_t address, uint64_t length, uint32_t qpn,
+                   uint32_t access) noexcept nogil
+    cdef void get(self, Region *r, uint64_t address, uint8_t *to, size_t at, size_t n) noexcept nogil
+    cdef void put(self, Region *r, uint64_t address, uint8_t *source, size_t at, size_t n) noexcept nogil
+    cdef void release_parent(self, Region *r) noexcept nogil
+    cdef bint invalidate(self, int32_t domain, uint32_t qpn, uint32_t key) noexcept nogil

@@ -41,7 +41,10 @@ class WROpcode(IntEnum):
     RDMA_READ = 4
     ATOMIC_CMP_AND_SWP = 5
     ATOMIC_FETCH_AND_ADD = 6
-    SEND_WITH_INV = 8
+    LOCAL_INV = 7
+    BIND_MW = 8
+    SEND_WITH_INV = 9
+    REG_MR = 32
     DELAY = 64
 
 
@@ -64,6 +67,9 @@ class CompletionOpcode(IntEnum):
     RDMA_READ = 2
     COMP_SWAP = 3
     FETCH_ADD = 4
+    BIND_MW = 5
+    LOCAL_INV = 6
+    REG_MR = 10
     DELAY = 64
     RECV = 128
     RECV_RDMA_WITH_IMM = 129
@@ -80,7 +86,7 @@ class CompletionFlags(IntFlag):
 
 
 class AsyncEventType(IntEnum):
-    """Asynchronous events (IBA vol. 1, 11.6.3)."""
+    """Asynchronous events (IBA vol. 1, 11.6.3); PAGE_FAULT is that of document 003:882, Verbena's own number."""
 
     CQ_ERR = 0
     QP_FATAL = 1
@@ -98,6 +104,7 @@ class AsyncEventType(IntEnum):
     SRQ_LIMIT_REACHED = 15
     QP_LAST_WQE_REACHED = 16
     GID_CHANGE = 18
+    PAGE_FAULT = 64
 
 
 class PathMigrationState(IntEnum):

@@ -90,6 +90,7 @@ COUNTERS = (
     "reorder.overflow",
     "reorder.expired",
     "tx.resyncs",
+    "drop.page_awaited",
 )
 
 
@@ -364,7 +365,7 @@ class Tables:
         q.service, q.domain, q.send_cq, q.recv_cq = service, domain, send_cq, recv_cq
         q.recv_queue, q.sq_size, q.sq_mask = recv_queue, sq_size, places - 1
         q.max_send_sge, q.max_inline, q.path, q.live = sges, max_inline, -1, True
-        q.alt_path, q.held_next = -1, -1
+        q.alt_path, q.held_next, q.parked_next = -1, -1, -1
         q.send_domain, q.recv_qpn, q.reliable, q.lender, q.holder = domain, q.qpn, service == RC, -1, -1
         self.qps[at] = q
         to_send.users += 1

@@ -310,7 +310,7 @@ class Context:
             qp = self.queue_pairs.get(event.qp_num)
             if qp is None:  # closed in the meantime: nobody is left whom it concerns
                 return
-            event = AsyncEvent(event.type, qp_num=qp.qp_num, source=qp)
+            event = replace(event, qp_num=qp.qp_num, source=qp)
         else:
             event = replace(event, source=self._source(event))
         self._events.append(event)
