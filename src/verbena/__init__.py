@@ -9,6 +9,7 @@ from verbena import _pure
 if _pure.pure_wanted():
     _pure.install()
 
+from verbena.adapter.address_spaces import PageError, PageFault, RefusedAccess
 from verbena.adapter.attributes import (
     HOST_ADAPTER,
     IO_ADAPTER,
@@ -64,15 +65,18 @@ from verbena.transport.kinds import (
     SendFlags,
     WROpcode,
 )
+from verbena.transport.local import BindInfo, FastRegistration
 from verbena.transport.work import CompletionQueueEntry, RecvRequest, ScatterGatherEntry, WorkRequest
 from verbena.verbs.cm import Listener
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
-from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.memory import AddressHandle, ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
+from verbena.verbs.regions import FastMemoryRegion, MemoryRegion, PagedRegion
+from verbena.verbs.windows import MemoryWindow, WindowAttributes, WindowType
 
 __version__ = "0.1.0"
 
@@ -86,6 +90,7 @@ __all__ = [
     "AddressVector",
     "AsyncEvent",
     "AsyncEventType",
+    "BindInfo",
     "Burst",
     "ClosedError",
     "CompletionError",
@@ -111,6 +116,8 @@ __all__ = [
     "Fabric",
     "FabricFileError",
     "FabricOptions",
+    "FastMemoryRegion",
+    "FastRegistration",
     "FaultInjector",
     "Faults",
     "Gid",
@@ -119,7 +126,11 @@ __all__ = [
     "LinkRate",
     "Listener",
     "MemoryRegion",
+    "MemoryWindow",
     "NodeKind",
+    "PageError",
+    "PageFault",
+    "PagedRegion",
     "PathMigrationState",
     "PcapTap",
     "PortAttributes",
@@ -134,6 +145,7 @@ __all__ = [
     "QueueFullError",
     "QueuePair",
     "RecvRequest",
+    "RefusedAccess",
     "ReliableDatagramDomain",
     "ResourceError",
     "ScatterGatherEntry",
@@ -148,6 +160,8 @@ __all__ = [
     "VerbenaError",
     "VirtualNetwork",
     "WROpcode",
+    "WindowAttributes",
+    "WindowType",
     "Wire",
     "WorkRequest",
     "connected_pair",

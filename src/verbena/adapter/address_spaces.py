@@ -45,8 +45,22 @@ class PageError:
     remote: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedAccess:
+    """An access that was not granted: when (ns), by a peer or by a local work request, why, and what was asked for."""
+
+    when: int
+    remote: bool
+    reason: str
+    key: int
+    address: int
+    length: int
+    qp_num: int
+    access: int
+
+
 class AddressSpaces:
-    """An adapter's address spaces (see `memory.spaces`).  All calls take the adapter's lock and may come from any thread.
+    """An adapter's address spaces (see `memory.spaces`).  All calls take its lock and may come from any thread.
 
     on_work: called when queue pairs may go on.
     """
@@ -155,6 +169,24 @@ class AddressSpaces:
         """Undo `tie`; raises `InvalidStateError` while keys are bound in the space."""
         with self._engine:
             self._table.untie(domain)
+
+    # --- what people look at ----------------------------------------------------------------------------------
+
+    def keys(self) -> list[dict[str, Any]]:
+        """Every key of the adapter: what it opens, to whom, and who used it last.
+
+        Of each: kind, state, local_key, remote_key, domain, address, length, access, space, qp_num (type 2), one_shot,
+        parent and index (the parent's index), windows (bound to it), uses, bytes, refusals, last_used_ns, last_qp,
+        last_peer_qp.
+        """
+        with self._engine:
+            found: list[dict[str, Any]] = self._table.keys()
+        return found
+
+    def refusals(self) -> list[RefusedAccess]:
+        """The newest accesses that were not granted, at most 256, oldest first."""
+        with self._engine:
+            return [RefusedAccess(*refusal) for refusal in self._table.refusals()]
 
     # --- reports --------------------------------------------------------------------------------------------
 

@@ -175,6 +175,10 @@ class ChannelAdapter(PathTables):
     def free_pd(self, domain: int) -> None:
         self._domains -= 1
 
+    def has_space(self, domain: int) -> bool:
+        """Is a protection domain tied to an address space?"""
+        return self.regions.tied(domain)[0] is not None
+
     # --- queue pairs --------------------------------------------------------------------------------------
 
     def check_capabilities(self, caps: QPCapabilities) -> None:

@@ -19,6 +19,7 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 from verbena.errors import InvalidAttributeError, ResourceError
+from verbena.memory.spaces import REASONS
 from verbena.memory.table import KINDS, RegionTable
 
 if cython.compiled:
@@ -48,6 +49,7 @@ class WindowTable(RegionTable):
             )
         if kind not in (KIND_WINDOW_1, KIND_WINDOW_2A, KIND_WINDOW_2B, KIND_RKEY):
             raise InvalidAttributeError(f"{KINDS[kind]}: no kind of window")
+        self.kernel_calls += 1
         place: cython.uint = self.new_place()
         r: cython.pointer(Region) = self.entry(place)
         self._serial += 1
@@ -67,6 +69,7 @@ class WindowTable(RegionTable):
         r: cython.pointer(Region) = self.entry(place)
         if not r or r.state <= STATE_RETIRED or r.serial != serial:
             raise InvalidAttributeError("this memory window was freed already")
+        self.kernel_calls += 1
         self.release_parent(r)
         r.state = STATE_RETIRED
         r.space = -1
@@ -164,6 +167,20 @@ class WindowTable(RegionTable):
         """What `authorized` says now, as the reason's number; 0 = granted."""
         return self.authorized(domain, parent_key, address, length, access)
 
+    def authority_of(self, space, address, length, access):
+        """Why a range of a space may not be registered with these rights, as the reason's number; 0 = it may."""
+        at: cython.int = space
+        self.space_at(at)
+        if not 0 <= address < address + length <= 1 << 64:
+            return SEGMENT_INVALID
+        return self.authority(
+            at, address, length, (access & (LOCAL_WRITE | REMOTE_WRITE | REMOTE_ATOMIC)) != 0
+        )
+
+    def reason_name(self, reason):
+        """The name of a reason's number."""
+        return REASONS[reason]
+
     def invalidate_local(self, domain, qpn, key):
         """Execute a local invalidate (IBA vol. 1, 10.6.5); returns GRANTED, or why not."""
         if self.invalidate(domain, qpn, key):
@@ -235,9 +252,13 @@ class WindowTable(RegionTable):
         for space in self._lists.pop(index, (0, 0, ()))[2]:
             self.free_space(space)
 
-    def called(self):
-        """Count a call into the driver."""
+    def _register(self, *arguments):
         self.kernel_calls += 1
+        return RegionTable._register(self, *arguments)
+
+    def reregister(self, *arguments):
+        self.kernel_calls += 1
+        return RegionTable.reregister(self, *arguments)
 
     def read_counters(self):
         return RegionTable.read_counters(self) | {

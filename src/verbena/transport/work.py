@@ -112,7 +112,7 @@ class WorkRequest:
     wr_id: the program's own number, comes back in the completion.  opcode: a `WROpcode`.  sg_list: the local buffers,
     as `ScatterGatherEntry`s; gathered for SEND and RDMA WRITE, scattered into for RDMA READ and atomics (8 bytes).
     flags: `SendFlags`.  imm_data: 32 bits for …_WITH_IMM.  remote_addr, rkey: for RDMA and atomics.  compare_add: what
-    COMPARE_SWAP expects or FETCH_ADD adds; swap: the new value.  invalidate_rkey: for SEND_WITH_INV and LOCAL_INV. 
+    COMPARE_SWAP expects or FETCH_ADD adds; swap: the new value.  invalidate_rkey: for SEND_WITH_INV and LOCAL_INV.
     mw, bind: the window and `BindInfo` of BIND_MW; bind: the `FastRegistration` of REG_MR.  ah, remote_qpn,
     remote_qkey: the destination of a datagram.  ee: on a reliable-datagram queue pair the `EndToEndContext` (or its
     number) by which the message goes to remote_qpn.  delay_ns: how long DELAY holds up what follows it, less than
