@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
+import fabric_real
 import routing
 import topology
 from rich.console import Console
@@ -26,7 +27,7 @@ from verbena import _pure
 
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
-    "fabric": fabric.BENCHMARKS | routing.BENCHMARKS,
+    "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 

@@ -9,7 +9,7 @@ from verbena import _pure
 if _pure.pure_wanted():
     _pure.install()
 
-from verbena.adapter.address_spaces import PageError, PageFault, RefusedAccess
+from verbena.adapter.address_spaces import PageError, RefusedAccess
 from verbena.adapter.attributes import (
     HOST_ADAPTER,
     IO_ADAPTER,
@@ -50,6 +50,9 @@ from verbena.fabric.topology import NodeKind, PortId, Topology, TopologyError
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.memory.access import Access
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.join import open_fabric_device
+from verbena.runtime.link_end import LinkTimes
+from verbena.runtime.listen import FabricServer
 from verbena.runtime.pairs import ConnectedPair, connected_pair
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
@@ -116,6 +119,7 @@ __all__ = [
     "Fabric",
     "FabricFileError",
     "FabricOptions",
+    "FabricServer",
     "FastMemoryRegion",
     "FastRegistration",
     "FaultInjector",
@@ -124,12 +128,12 @@ __all__ = [
     "InvalidAttributeError",
     "InvalidStateError",
     "LinkRate",
+    "LinkTimes",
     "Listener",
     "MemoryRegion",
     "MemoryWindow",
     "NodeKind",
     "PageError",
-    "PageFault",
     "PagedRegion",
     "PathMigrationState",
     "PcapTap",
@@ -166,4 +170,5 @@ __all__ = [
     "WorkRequest",
     "connected_pair",
     "open_device",
+    "open_fabric_device",
 ]

@@ -138,12 +138,13 @@ def test_an_adapter_whose_transport_is_plain_software(monkeypatch: pytest.Monkey
     assert engine.endswith(".py")
     with monkeypatch.context() as patch:
         import verbena.runtime.fabric as here
+        import verbena.runtime.fabric_base as base
         import verbena.runtime.fabric_node as node_module
 
         ports = modules["verbena.adapter.port"]
         patch.setattr(node_module, "AdapterPort", ports.AdapterPort)
         patch.setattr(node_module, "PortState", ports.PortState)
-        patch.setattr(here, "ChannelAdapter", adapter_module.ChannelAdapter)
+        patch.setattr(base, "ChannelAdapter", adapter_module.ChannelAdapter)
         patch.setattr(here, "Context", fabric_module.Context)
         soft_ctx = world.open_device("io-35a-scsi")
     full = world.side("host-34a")

@@ -305,6 +305,48 @@ def run(
 
 
 @app.command()
+def fabric(
+    file: Annotated[
+        Path | None, typer.Argument(help="A fabric file (YAML) with fabric.", show_default=False)
+    ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            "--generate", help='Instead of FILE, a shape, such as "fat-tree k=4".', show_default=False
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where hosts join; port 0: a free one.")
+    ] = "127.0.0.1:18600",
+    capture: Annotated[
+        Path | None,
+        typer.Option("-w", "--capture", help="Write what passes to a pcapng file.", show_default=False),
+    ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option("--port", help="Capture at this port, such as s1[3], only.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No status lines.")] = False,
+) -> int:
+    """Run a fabric's switches, routers and subnet managers in real time.
+
+    Programs in other processes open its hosts with verbena.open_fabric_device.  Ends with Ctrl-C.
+    """
+    if (file is None) == (generate is None):
+        raise typer.BadParameter("give either FILE or --generate")
+    from verbena.cli.fabric import fabric as run_fabric
+
+    return run_fabric(
+        None if file is None else str(file),
+        generate=generate,
+        listen=listen,
+        quiet=quiet,
+        capture=capture,
+        ports=port or [],
+    )
+
+
+@app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="A fabric file (YAML).", show_default=False)],
     vary: Annotated[

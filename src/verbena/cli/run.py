@@ -23,6 +23,7 @@ from rich.table import Table
 from verbena import _pure
 from verbena.errors import FabricFileError, SystemLimitError, VerbenaError
 from verbena.scenario.builder import open_input
+from verbena.scenario.fabric_schema import Traffic
 from verbena.scenario.load import load_fabric
 from verbena.scenario.outcome import NoWatcher, RunResult, Watcher, duration
 from verbena.scenario.real import run_real
@@ -84,10 +85,8 @@ def _prepare(file: str, time: str, input: str | None, seed: int | None) -> Fabri
     if time not in ("real", "virtual"):
         raise SystemLimitError(f"--time {time}: real or virtual")
     fabric = load_fabric(file, _warn)
-    if time == "real" and fabric.fabric is not None:
-        raise SystemLimitError(
-            "--time real: a fabric runs in virtual time only; real time has the file's wire"
-        )
+    if time == "real" and any(isinstance(workload, Traffic) for workload in fabric.workloads):
+        raise SystemLimitError("--time real: traffic without bytes runs in virtual time only")
     if seed is not None:
         if not 0 <= seed < 1 << 64:
             raise SystemLimitError(f"--seed {seed}: from 0 to 2^64 - 1")
@@ -116,7 +115,9 @@ def _run(
             data = None if input is None else open_input(input)
             return run_virtual(fabric, watcher, capture=path, data=data, folder=Path(file).parent)
         _pure.say_once()
-        return run_real(fabric, watcher, folder=folder, capture=path, input_path=input)
+        return run_real(
+            fabric, watcher, folder=folder, capture=path, input_path=input, source=Path(file).parent
+        )
 
 
 # --- while it runs ----------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ Cables can be pulled and plugged, nodes taken down and up again, while packets a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from verbena.errors import InvalidAttributeError
 from verbena.fabric.core import FabricCore
@@ -47,11 +48,22 @@ class FabricOptions:
             )
 
 
+class Outside(Protocol):
+    """What carries the cables that leave for nodes which are not in this core."""
+
+    def plugged(self, port: PortId, link: Link) -> None:
+        """A cable was plugged into a port that is here."""
+
+    def pulled(self, port: PortId, link: Link) -> None:
+        """It was pulled."""
+
+
 class Assembly:
     """The elements of a topology in a core.
 
     `core` is the core; `nodes` and `ports` give its numbers by name and by `PortId` (a switch's own port is 0), `ids`
-    the other way.  The topology given is followed when cables are pulled and plugged.
+    the other way.  The topology given is followed when cables are pulled and plugged.  local: the nodes that are built
+    here; None: all.  The others are elsewhere, and `outside` is told of the cables that lead there.
     """
 
     def __init__(
@@ -61,8 +73,13 @@ class Assembly:
         *,
         seed: int = 0,
         flits: bool = True,
+        local: Collection[str] | None = None,
+        outside: Outside | None = None,
     ) -> None:
+        if local is not None and (unknown := [name for name in local if name not in topology.nodes]):
+            raise TopologyError(f"there is no node {unknown[0]}")
         self.topology = topology
+        self._outside = outside
         self.options = options or FabricOptions()
         self.core = FabricCore(seed, flits)
         self.nodes: dict[str, int] = {}
@@ -70,7 +87,8 @@ class Assembly:
         self.ids: dict[int, PortId] = {}
         self._down: dict[str, list[Link]] = {}
         for name in topology.nodes:
-            self._build(name)
+            if local is None or name in local:
+                self._build(name)
         for link in topology.links:
             self._join(link)
 
@@ -97,6 +115,11 @@ class Assembly:
         self.ids[number] = port
 
     def _join(self, link: Link) -> None:
+        here = self._here(link)
+        if len(here) < 2:
+            if here and self._outside is not None:
+                self._outside.plugged(here[0], link)
+            return
         self.core.connect(
             self.ports[link.a],
             self.ports[link.b],
@@ -105,21 +128,57 @@ class Assembly:
             bit_error_rate=link.bit_error_rate,
         )
 
+    def _here(self, link: Link) -> list[PortId]:
+        """Those ends of a cable that are in this core."""
+        return [end for end in (link.a, link.b) if end in self.ports]
+
+    def is_up(self, port: PortId) -> bool:
+        """Is there a link?  A switch's own port always has one."""
+        return port.port == 0 or self.core.port_state(self.ports[port]) != DOWN
+
     # --- changes while it runs ----------------------------------------------------------------------------
 
     def pull(self, end: PortId) -> Link:
         """Pull a cable: what is on it is lost, and counted.  Raises `TopologyError` if there is none."""
+        if dead := self._dead_cable(end):
+            name, link = dead
+            self._down[name].remove(link)
+            return link
         link = self.topology.disconnect(end)
-        self.core.disconnect(self.ports[link.a])
+        here = self._here(link)
+        if len(here) == 2:
+            self.core.disconnect(self.ports[link.a])
+        elif here and self._outside is not None:
+            self._outside.pulled(here[0], link)
         return link
 
     def plug(self, link: Link) -> Link:
-        """Plug a cable in (again)."""
+        """Plug a cable in (again); at a node that is off it stays dead until that is on.
+
+        Raises `TopologyError` for a port that does not exist, or that has a cable already, also a dead one.
+        """
+        for end in (link.a, link.b):
+            if dead := self._dead_cable(end):
+                raise TopologyError(
+                    f"link to {end}: the port has a cable already, to {dead[1].other(end)}; {dead[0]} is off"
+                )
         made = self.topology.connect(
             link.a, link.b, rate=link.rate, delay_ns=link.delay_ns, bit_error_rate=link.bit_error_rate
         )
-        self._join(made)
+        off = next((end.node for end in (made.a, made.b) if end.node in self._down), None)
+        if off is None:
+            self._join(made)
+        else:
+            self._down[off].append(self.topology.disconnect(made.a))
         return made
+
+    def _dead_cable(self, end: PortId) -> tuple[str, Link] | None:
+        """The cable in a port, if it is dead because a node is off, and that node."""
+        for name, links in self._down.items():
+            for link in links:
+                if end in (link.a, link.b):
+                    return name, link
+        return None
 
     def add(self, name: str) -> None:
         """Build a node that was added to the topology after the start; its cables are plugged with `plug`."""
@@ -128,7 +187,8 @@ class Assembly:
         self._build(name)
 
     def power_off(self, name: str) -> None:
-        """All of a node's cables go dead at once."""
+        """All of a node's cables go dead at once; they stay plugged in."""
+        self._known(name)
         if name in self._down:
             raise TopologyError(f"node {name} is off already")
         links = self.topology.links_of(name)
@@ -138,6 +198,7 @@ class Assembly:
 
     def power_on(self, name: str) -> None:
         """The node comes back, with those of its cables whose other end is on."""
+        self._known(name)
         links = self._down.pop(name, None)
         if links is None:
             raise TopologyError(f"node {name} is on")
@@ -147,6 +208,10 @@ class Assembly:
                 self._down[far].append(link)
             else:
                 self.plug(link)
+
+    def _known(self, name: str) -> None:
+        if name not in self.topology.nodes:
+            raise TopologyError(f"there is no node {name}")
 
     def is_on(self, name: str) -> bool:
         return name not in self._down

@@ -151,15 +151,26 @@ class Configuration(Sources):
                 p.link.error_distance = 0
             self.draw_error(p)
 
-    def make_external(self, port, rate_bps, bit_error_rate=0.0):
+    def make_external(self, port, rate_bps, bit_error_rate=0.0, *, ack_ns=0, replay_ns=0, ask_ns=0):
         """The other half of the link is elsewhere: flits leave by `take_flits` and come in by `put_flits`.
 
         The port comes up in state INIT at once; its flits leave at `rate_bps`.  Flit mode only.
+
+        Where the flits take longer than on a cable, say how long: `ack_ns`, that an acknowledgment may wait for more to
+        acknowledge; `replay_ns`, until what was not acknowledged is sent again, longer after each time in vain;
+        `ask_ns`, until missing credit is asked for.  0: as on a cable.  A port with `replay_ns` never trains again by
+        itself: whoever carries its flits disconnects it when the peer is gone.
         """
         p = self.port_at(port)
         if not self.flits:
             raise InvalidAttributeError("external ports need flit mode: make the fabric with flits=True")
+        times = [
+            _within(given, 0, 1 << 40, name) * 1000
+            for name, given in (("ack_ns", ack_ns), ("replay_ns", replay_ns), ("ask_ns", ask_ns))
+        ]
         self._plug(port, rate_bps, bit_error_rate)
+        p.link.given_ack_ps, p.link.given_replay_ps, p.link.given_ask_ps = times
+        p.link.patient = replay_ns > 0
         p.external = True
         p.delay_ps = 0
         p.credit_ps = 0

@@ -23,6 +23,7 @@ from verbena.fabric.retry import Retry
 
 if cython.compiled:
     from cython.cimports.libc.stdlib import calloc, realloc
+    from cython.cimports.libc.string import memmove
     from cython.cimports.verbena.fabric.codec import ACK, CREDIT, DATA, NAK
     from cython.cimports.verbena.fabric.retry import HALF, LARGEST_LIMIT, SEQUENCE_MASK, WINDOW
     from cython.cimports.verbena.fabric.smi import seal_vcrc
@@ -457,17 +458,37 @@ class Flits(Retry):
         k.leaving = NO_FLIT
         self.free_flit(f)
 
-    def take_flits(self, port):
-        """The bytes of the flits that have left by an external port since the last call."""
+    def take_flits(self, port, most=0):
+        """The bytes of the flits that have left by an external port since the last call.
+
+        `most`: whole flits of that many bytes together, at most (92 or more); the rest is for the next call.  0: all.
+        """
+        end: cython.longlong = 0
+        size: cython.longlong
+        limit: cython.longlong = most
         p = self.port_at(port)
         if not p.external:
             raise InvalidAttributeError(f"port {port} is not external")
+        if limit and limit < FLIT_HEADER + FLIT_PAYLOAD:
+            raise InvalidAttributeError(f"most is {most}; it must be 0, or at least a flit: 92")
         k = p.link
-        octets = k.out[: k.out_size] if k.out_size else b""
-        k.out_size = 0
-        if not cython.compiled:
-            k.out = None
-        return bytes(octets)
+        if not k.out_size:
+            return b""
+        if not limit or k.out_size <= limit:
+            end = k.out_size
+        else:
+            while True:
+                size = FLIT_HEADER + (k.out[end + 1] & 0x7F)
+                if end + size > limit:
+                    break
+                end += size
+        octets = bytes(k.out[:end])
+        if cython.compiled:
+            memmove(k.out, k.out + end, k.out_size - end)
+        else:
+            k.out = k.out[end:] or None
+        k.out_size -= end
+        return octets
 
     def put_flits(self, port, octets):
         """Flits arrive at an external port: one after another, as `take_flits` gave them.

@@ -35,6 +35,7 @@ cdef class Retry(Trains):
     cdef void acknowledged_to(self, Port *o, int32_t sequence) noexcept nogil
     cdef void replay(self, Port *o) noexcept nogil
     cdef void ack_timeout(self, Port *r) noexcept nogil
+    cdef int64_t replay_wait(self, Port *o) noexcept nogil
     cdef void replay_timeout(self, Port *o) noexcept nogil
     cdef void begin_link(self, Port *o) noexcept nogil
     cdef void forget_flits(self, Port *o) noexcept nogil

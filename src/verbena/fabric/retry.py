@@ -195,7 +195,7 @@ class Retry(Trains):
         self.transmit(o, sent)
         if not k.replay_timer:
             k.replay_timer = True
-            e = self.schedule(k.progress_ps + k.replay_ps, EVENT_REPLAY, o)
+            e = self.schedule(k.progress_ps + self.replay_wait(o), EVENT_REPLAY, o)
             e.stamp = o.epoch
 
     def resend_next(self, o):
@@ -291,10 +291,11 @@ class Retry(Trains):
         k = o.link
         if not k.replay:
             return
-        if k.replays >= REPLAYS:
+        if k.replays >= REPLAYS and not (o.external and k.patient):
             self.retrain(o)
             return
-        k.replays += 1
+        if k.replays < REPLAYS:
+            k.replays += 1
         k.resend = k.replay
         k.progress_ps = self.now_ps
         o.counters[REPLAYED] += 1
@@ -312,19 +313,25 @@ class Retry(Trains):
             e = self.schedule(k.first_ps + k.ack_ps, EVENT_ACK, r)
             e.stamp = r.epoch
 
+    def replay_wait(self, o):
+        """How long to wait for progress: of a patient port twice as long after each time in vain, up to 16 times."""
+        if o.external and o.link.patient:
+            return o.link.replay_ps << o.link.replays
+        return o.link.replay_ps
+
     def replay_timeout(self, o):
         k = o.link
         k.replay_timer = False
         if not k.replay:
             return
-        if self.now_ps >= k.progress_ps + k.replay_ps:
+        if self.now_ps >= k.progress_ps + self.replay_wait(o):
             self.replay(o)
             if o.state == STATE_DOWN or not k.replay:
                 return
             self.serve(o)
         if k.replay and not k.replay_timer:
             k.replay_timer = True
-            e = self.schedule(k.progress_ps + k.replay_ps, EVENT_REPLAY, o)
+            e = self.schedule(k.progress_ps + self.replay_wait(o), EVENT_REPLAY, o)
             e.stamp = o.epoch
 
     # --- beginning and end ----------------------------------------------------------------------------------
@@ -343,6 +350,13 @@ class Retry(Trains):
         k.ack_ps = ACK_WAIT_FLITS * flit
         k.replay_ps = 2 * (2 * o.delay_ps + k.ack_ps + 4 * flit)
         k.ask_ps = 2 * o.delay_ps + k.ack_ps
+        if o.external:
+            if k.given_ack_ps:
+                k.ack_ps = k.given_ack_ps
+            if k.given_replay_ps:
+                k.replay_ps = k.given_replay_ps
+            if k.given_ask_ps:
+                k.ask_ps = k.given_ask_ps
 
     def forget_flits(self, o):
         """Free what was kept for retransmission."""
@@ -357,3 +371,6 @@ class Retry(Trains):
             self.free_flit(k.leaving)
             k.leaving = NO_FLIT
         k.unacknowledged = 0
+        k.out_size = 0
+        if not cython.compiled:
+            k.out = None

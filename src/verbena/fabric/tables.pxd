@@ -324,6 +324,10 @@ cdef struct LinkLayer:  # what flit mode keeps for a port
     int64_t ack_ps  # how long an acknowledgment may wait for more
     int64_t replay_ps  # how long the peer may take to acknowledge
     int64_t ask_ps  # how long to wait for credit before asking
+    int64_t given_ack_ps  # an external port's own times; 0: derived from the rate, as on a cable
+    int64_t given_replay_ps
+    int64_t given_ask_ps
+    bint patient  # never trains again by itself: whoever carries the flits knows when the peer is gone
     int32_t unacknowledged
     int32_t next_sequence
     int32_t acknowledged  # last number acknowledged by the peer

@@ -64,9 +64,8 @@ class CoreHardware:
         self.port_listener(port, info)
 
     def physical_state(self, port: int) -> int:
-        if port == 0 or PortId(self._node.name, port) in self._assembly.topology.at:
-            return PhysicalState.LINK_UP
-        return PhysicalState.POLLING
+        up = self._assembly.is_up(PortId(self._node.name, port))
+        return PhysicalState.LINK_UP if up else PhysicalState.POLLING
 
     def rate(self, port: int) -> LinkRate:
         link = self._assembly.topology.at.get(PortId(self._node.name, port))

@@ -6,14 +6,12 @@ The socket is bound to a local address and port 4791, and not connected: only th
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from random import Random, SystemRandom
 from typing import Any
@@ -27,6 +25,7 @@ from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.adapter.gid import Gid
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.runtime.descriptors import ServedWaiting
 from verbena.runtime.service import Service
 from verbena.runtime.udp_plain import UDP_GRO, UDP_SEGMENT, PlainLoop, SocketWire
 from verbena.runtime.wires import Wire
@@ -126,20 +125,19 @@ def offloads(sock: socket.socket) -> bool:
     return True
 
 
-class UdpDriver:
+class UdpDriver(ServedWaiting):
     """Runs one adapter on a socket, with a background thread.  Implements `verbs.driver.Driver`."""
 
     def __init__(
         self, adapter: ChannelAdapter, service: Service, sock: socket.socket, wire: Wire, port: SocketWire
     ) -> None:
+        super().__init__(service)
         self.clock: Clock = service
-        self._service = service
         self._adapter = adapter
         self._engine = adapter.engine
         self._socket = sock
         self._wire = wire
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._descriptors: dict[int, int] = {}
         self._loop: Any
         if UdpLoop is not None and wire is port:
             if not port.segmentation:
@@ -161,49 +159,14 @@ class UdpDriver:
         self._thread = threading.Thread(target=self._loop.run, name="verbena progress", daemon=True)
         self._thread.start()
 
-    def wait(self, ready: Callable[[], bool], timeout_ns: int | None) -> bool:
-        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
-        changed = self._service.changed
-        while not ready():
-            left = None if deadline is None else (deadline - time.monotonic_ns()) / 1e9
-            if left is not None and left <= 0:
-                return False
-            with changed:
-                # The bound covers a change between the look and the wait.
-                if not ready():
-                    changed.wait(0.05 if left is None else min(left, 0.05))
-        return True
-
     def wait_cq(self, index: int, timeout_ns: int | None) -> bool:
         return bool(self._loop.wait_cq(index, -1 if timeout_ns is None else timeout_ns))
-
-    def event_descriptor(self, index: int) -> int:
-        if index not in self._descriptors:
-            self._descriptors[index] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return self._descriptors[index]
-
-    def signal(self, index: int) -> None:
-        if index in self._descriptors:
-            os.eventfd_write(self._descriptors[index], 1)
-
-    def clear_descriptor(self, index: int) -> None:
-        if index in self._descriptors:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._descriptors[index])
-
-    def release_descriptor(self, index: int) -> None:
-        descriptor = self._descriptors.pop(index, None)
-        if descriptor is not None:
-            os.close(descriptor)
 
     def refresh_counters(self) -> None:
         """Ask the kernel what it dropped because the socket's buffer was full (a burst that came whole counts once)."""
         numbers = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (SK_MEMINFO_DROPS + 1))
         drops = int.from_bytes(numbers[4 * SK_MEMINFO_DROPS :], sys.byteorder)
         self._engine.set_counter("drop.rx_socket", drops)
-
-    def call_soon(self, function: Callable[[], Any]) -> None:
-        self._service.call_soon(function)
 
     def close(self) -> None:
         self._loop.kick()
@@ -221,9 +184,8 @@ class UdpDriver:
         self._loop.abandon()
         self._service.abandon()
         self._socket.close()
-        for descriptor in (self._wake_fd, *self._descriptors.values()):
-            os.close(descriptor)
-        self._descriptors.clear()
+        os.close(self._wake_fd)
+        self._forget_descriptors()
 
 
 _opened: WeakSet[Context] = WeakSet()

@@ -6,6 +6,7 @@ import asyncio
 import mmap
 import os
 import stat
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError, VerbenaError
 from verbena.fabric.topology import PortId
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.join import open_fabric_device
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
 from verbena.runtime.wires import FaultInjector, Faults, Wire
@@ -46,11 +48,24 @@ def open_input(path: str) -> Data:
         raise SystemLimitError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def working_adapters(fabric: FabricFile) -> set[str]:
+    """The adapters that are opened: on a fabric, which may have thousands, those that a workload names."""
+    if fabric.fabric is None:
+        return set(fabric.adapters())
+    return {role.adapter for spec in fabric.workloads for role in roles(spec)}
+
+
+def working_hosts(fabric: FabricFile) -> list[str]:
+    """The hosts that have such adapters."""
+    wanted = working_adapters(fabric)
+    return [host.name for host in fabric.hosts if any(each.name in wanted for each in host.adapters)]
+
+
 class Stage:
     """The adapters of some hosts, and the roles of the workloads that run there.  A context manager.
 
     hosts: one of them in real time, all in virtual time.  data: the file to transfer, if it is not to be made up.
-    folder: where the fabric file is.
+    folder: where the fabric file is.  at: in real time, where the file's fabric listens.
     """
 
     def __init__(
@@ -64,6 +79,7 @@ class Stage:
         recorder: Recorder | None = None,
         data: Data | None = None,
         folder: Path = Path(),
+        at: str = "",
     ) -> None:
         self.fabric = fabric
         self.hosts = hosts
@@ -75,7 +91,8 @@ class Stage:
         self._recorder = recorder
         self._data = data
         self._opening = ""
-        if fabric.fabric is not None:
+        self._at = at
+        if fabric.fabric is not None and not real:
             self.net = make_fabric(fabric, folder)
         elif not real:
             wire = fabric.wire
@@ -85,13 +102,16 @@ class Stage:
         self._open = ExitStack()
         self._before: dict[str, dict[str, int]] = {}
         self._tapped = recorder is not None and fabric.workloads[0].capture
+        if recorder is not None and fabric.fabric is not None:
+            recorder.on = self._tapped
         self._open_adapters()
-        self._tap_fabric()
+        if isinstance(self.net, Fabric):
+            self.net.tap = self._show
         self.warnings = routing_warnings(self.net) if isinstance(self.net, Fabric) else []
 
     def _open_adapters(self) -> None:
         try:
-            wanted = self._wanted()
+            wanted = working_adapters(self.fabric)
             for host in self.fabric.hosts:
                 for adapter in host.adapters if host.name in self.hosts else ():
                     if adapter.name not in wanted:
@@ -101,24 +121,11 @@ class Stage:
             self._open.close()
             raise
 
-    def _tap_fabric(self) -> None:
-        """Capture what the open adapters' ports send from now on: not how the fabric came up."""
-        net, recorder = self.net, self._recorder
-        if not isinstance(net, Fabric) or recorder is None:
-            return
-        recorder.on = self._tapped
-
-        def show(port: PortId, packet: bytes) -> None:
-            if port.node in self.contexts:
-                recorder.take_native(port, packet, net.now)
-
-        net.tap = show
-
-    def _wanted(self) -> set[str]:
-        """The adapters that are opened: on a fabric, which may have thousands, those that a workload names."""
-        if self.fabric.fabric is None:
-            return set(self.fabric.adapters())
-        return {role.adapter for spec in self.fabric.workloads for role in roles(spec)}
+    def _show(self, port: PortId, packet: bytes) -> None:
+        """A packet that a fabric's host sends: captured once the adapters are open, not as the fabric comes up."""
+        if self._recorder is not None and port.node in self.contexts:
+            now = self.net.now if isinstance(self.net, Fabric) else time.monotonic_ns()
+            self._recorder.take_native(port, packet, now)
 
     def _set_capture(self, wanted: bool) -> None:
         """Capture or not, from now on.  Without a tap around its wire, an adapter is driven by compiled code: in real
@@ -126,7 +133,7 @@ class Stage:
         if self._recorder is None or wanted == self._tapped:
             return
         self._tapped = self._recorder.on = wanted
-        if self.net is None and not self.fabric.wire.faults.any:
+        if self.net is None and self.fabric.fabric is None and not self.fabric.wire.faults.any:
             self._before = self.counters()
             self._open.close()
             self._open_adapters()
@@ -146,6 +153,9 @@ class Stage:
         policy = AckPolicy(adapter.ack_policy)
         if isinstance(self.net, Fabric):
             return self.net.open_device(adapter.name, ack_policy=policy)
+        if self.fabric.fabric is not None:
+            tap = None if self._recorder is None else self._show
+            return open_fabric_device(adapter.name, self._at, ack_policy=policy, tap=tap)
         assert adapter.address is not None
         if self.net is not None:
             return self.net.open_device(adapter.address.virtual, mtu=adapter.mtu, ack_policy=policy)
@@ -193,8 +203,8 @@ class Stage:
             seen.append({name: task.result() for name, task in tasks.items()})
             for host in self.hosts:
                 self.board.write(f"{number}/end {host}", True)
-            for each in self.fabric.hosts:
-                await self.board.read(f"{number}/end {each.name}")
+            for name in working_hosts(self.fabric):
+                await self.board.read(f"{number}/end {name}")
             self._watcher.finished(number)
         return seen
 

@@ -9,6 +9,7 @@ from verbena.fabric.routing import Channel, find_cycle
 from verbena.fabric.topology import Link, PortId
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.real_fabric import RealFabric
 from verbena.scenario.fabric_schema import FabricModel
 from verbena.scenario.fabric_topology import build_topology, port_of
 from verbena.scenario.schema import FabricFile
@@ -27,11 +28,12 @@ def make_fabric(fabric: FabricFile, folder: Path = Path()) -> Fabric:
         options=options_of(model),
         flits=model.flits,
         managers=model.managers,
-        config=_config(model),
+        config=manager_config(model),
     )
 
 
-def _config(model: FabricModel) -> SubnetManagerConfig:
+def manager_config(model: FabricModel) -> SubnetManagerConfig:
+    """What the file tells its subnet managers."""
     turns = model.arbitration
     if turns is None:
         return SubnetManagerConfig(engine=model.routing, lanes=model.lanes)
@@ -59,7 +61,7 @@ def routing_warnings(net: Fabric) -> list[str]:
     return found
 
 
-def schedule_changes(net: Fabric, fabric: FabricFile) -> None:
+def schedule_changes(net: Fabric | RealFabric, fabric: FabricFile) -> None:
     """Let happen to the fabric what the file wants, counted from now."""
     model = fabric.fabric
     assert model is not None

@@ -63,7 +63,9 @@ async def _run(job: dict[str, Any], board: Board, reporter: Reporter) -> None:
     if job["capture"] is not None:
         recorder = Recorder(Path(job["capture"]), fabric.capture.packets, job["epoch_ns"])
     try:
-        with Stage(fabric, [host], board, reporter, real=True, recorder=recorder, data=data) as stage:
+        with Stage(
+            fabric, [host], board, reporter, real=True, recorder=recorder, data=data, at=job["at"]
+        ) as stage:
             reporter.tell(ready=True)
             await board.read("start")
             seen = await stage.run()

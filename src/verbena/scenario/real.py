@@ -1,5 +1,8 @@
 """A run in real time: an operating system process for each host, and this one, which watches them.
 
+Where a file has a `fabric`, one more process has its switches, routers and subnet managers (`fabric_real`), and only
+the hosts that a workload names are started.
+
 The processes exchange packets only over their sockets; what they tell one another beside that (the board) goes through
 here.  When one dies, the others are ended, and the run fails with a sentence that says which, and how.
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from verbena.errors import VerbenaError
+from verbena.scenario.builder import working_hosts
 from verbena.scenario.capture import merge
 from verbena.scenario.fabric_schema import Traffic
 from verbena.scenario.outcome import RunResult, Watcher
@@ -28,16 +32,17 @@ END_WITHIN_S = 3.0
 
 
 class HostProcess:
-    """One host's process, seen from its parent."""
+    """One host's process, seen from its parent; or, with another module, the process of the fabric between them."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, module: str = "host") -> None:
+        self.title = f"host {name}" if module == "host" else name
+        self.log = folder / (f"host-{name}.log" if module == "host" else f"{module}.log")
         self.name = name
-        self.log = folder / f"host-{name}.log"
         self.done: dict[str, Any] | None = None
         self._pending = b""
         self.sock, theirs = socket.socketpair()
         with self.log.open("wb") as log, theirs:
-            command = [sys.executable, "-m", "verbena.scenario.host", str(theirs.fileno())]
+            command = [sys.executable, "-m", f"verbena.scenario.{module}", str(theirs.fileno())]
             self.process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -62,9 +67,9 @@ class HostProcess:
         try:
             status = self.process.wait(END_WITHIN_S)
         except subprocess.TimeoutExpired:
-            return f"host {self.name} (process {self.process.pid}) closed its connection and hangs"
+            return f"{self.title} (process {self.process.pid}) closed its connection and hangs"
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return f"host {self.name} (process {self.process.pid}) {how} before its work was done"
+        return f"{self.title} (process {self.process.pid}) {how} before its work was done"
 
     def end(self) -> None:
         """Make sure that it is gone."""
@@ -83,11 +88,13 @@ class HostProcess:
 class Parent:
     """Starts the processes, carries their boards' topics, and waits for the end."""
 
-    def __init__(self, fabric: FabricFile, watcher: Watcher, folder: Path) -> None:
+    def __init__(self, fabric: FabricFile, watcher: Watcher, folder: Path, source: Path) -> None:
         self._fabric = fabric
+        self._source = source
         self._watcher = watcher
         self._folder = folder
         self.hosts: list[HostProcess] = []
+        self.between: list[HostProcess] = []
         self._ready = 0
         self._ended: dict[int, int] = {}
 
@@ -95,23 +102,39 @@ class Parent:
         """To the end of all workloads; raises `VerbenaError` when a host fails."""
         epoch_ns = time.time_ns() - time.monotonic_ns()
         try:
-            for host in self._fabric.hosts:
-                self.hosts.append(HostProcess(host.name, self._folder))
-            for process in self.hosts:
-                part = str(self.part(process)) if capture else None
-                job = {"host": process.name, "input": input_path, "capture": part, "epoch_ns": epoch_ns}
-                process.tell(job | {"fabric": self._fabric.model_dump(mode="json", by_alias=True)})
+            at = self._start_fabric() if self._fabric.fabric is not None else ""
+            for name in working_hosts(self._fabric):
+                self.hosts.append(HostProcess(name, self._folder))
+                part = str(self.part(self.hosts[-1])) if capture else None
+                job = {"host": name, "input": input_path, "capture": part, "epoch_ns": epoch_ns, "at": at}
+                self.hosts[-1].tell(job | {"fabric": self._data()})
             self._watch()
         finally:
-            for process in self.hosts:
+            for process in [*self.hosts, *self.between]:
                 process.end()
+
+    def _data(self) -> dict[str, Any]:
+        return self._fabric.model_dump(mode="json", by_alias=True)
+
+    def _start_fabric(self) -> str:
+        """Start the process with the switches; returns where it listens, when it is up."""
+        process = HostProcess("the fabric", self._folder, "fabric_real")
+        self.between.append(process)
+        process.tell({"fabric": self._data(), "folder": str(self._source)})
+        while (messages := process.messages()) is not None:
+            for message in messages:
+                if "error" in message:
+                    raise VerbenaError(message["error"])
+                host, port = message["listening"]
+                return f"{host}:{port}"
+        raise VerbenaError(process.fate())
 
     def part(self, process: HostProcess) -> Path:
         return self._folder / f"capture-{process.name}.part"
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for process in self.hosts:
+            for process in [*self.hosts, *self.between]:
                 selector.register(process.sock, selectors.EVENT_READ, process)
             while any(process.done is None for process in self.hosts):
                 for key, _ in selector.select():
@@ -139,7 +162,7 @@ class Parent:
             self._ready += 1
             if self._ready == len(self.hosts):
                 self._watcher.started(0, self._fabric.workloads[0].name)
-                for each in self.hosts:
+                for each in [*self.between, *self.hosts]:
                     each.tell(["start", True])
         elif "done" in message:
             process.done = message["done"]
@@ -158,10 +181,18 @@ class Parent:
 
 
 def run_real(
-    fabric: FabricFile, watcher: Watcher, *, folder: Path, capture: Path | None, input_path: str | None
+    fabric: FabricFile,
+    watcher: Watcher,
+    *,
+    folder: Path,
+    capture: Path | None,
+    input_path: str | None,
+    source: Path = Path(),
 ) -> RunResult:
-    """Run a fabric file's workloads.  capture: the file that packets are written to.  Raises `VerbenaError`."""
-    parent = Parent(fabric, watcher, folder)
+    """Run a fabric file's workloads.  capture: the file that packets are written to.  source: the folder that the file
+    is in.  Raises `VerbenaError`.
+    """
+    parent = Parent(fabric, watcher, folder, source)
     captured = None
     try:
         parent.run(capture is not None, input_path)
