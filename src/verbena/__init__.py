@@ -9,7 +9,7 @@ from verbena import _pure
 if _pure.pure_wanted():
     _pure.install()
 
-from verbena.adapter.address_spaces import PageError, RefusedAccess
+from verbena.adapter.address_spaces import KeyUse, PageError, RefusedAccess
 from verbena.adapter.attributes import (
     HOST_ADAPTER,
     IO_ADAPTER,
@@ -127,6 +127,7 @@ __all__ = [
     "Gid",
     "InvalidAttributeError",
     "InvalidStateError",
+    "KeyUse",
     "LinkRate",
     "LinkTimes",
     "Listener",

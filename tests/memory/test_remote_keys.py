@@ -271,7 +271,7 @@ def test_long_queues_of_binds_and_messages_complete_in_order() -> None:
     for seed in range(6):
         from verbena import Faults
 
-        lab = Lab(seed=seed, faults=Faults(loss=0.05, duplicate=0.05))
+        lab = Lab(seed=seed, faults=Faults(loss=0.05, duplication=0.05))
         a, b = lab.pair(mtu=256, sizes={"max_send_wr": 400, "max_recv_wr": 400}, timeout=8)
         mr = bindable(b)
         keys = b.pd.allocate_rkey(4)

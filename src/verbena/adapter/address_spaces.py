@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from verbena.adapter.gid import Gid
+from verbena.memory.access import Access
+
 if TYPE_CHECKING:
     from verbena.memory.windows import WindowTable
 
@@ -37,12 +40,17 @@ class PageFault:
 
 @dataclass(frozen=True, slots=True)
 class PageError:
-    """An access that was refused because a page was absent: by which key, at what address, on which queue pair."""
+    """An access that was refused because a page was absent: by which key, on which queue pair.
+
+    address: what the key calls the first byte that was missing; it is in that page of that space.
+    """
 
     key: int
     address: int
     qp_num: int
     remote: bool
+    space: int
+    page: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,24 @@ class RefusedAccess:
     length: int
     qp_num: int
     access: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """An operation of a peer that a key granted: when (ns), and to whom.
+
+    key, address, length: as the operation named them.  qp_num: the queue pair that it came by.  peer_qp_num, peer: who
+    asked, a queue pair of the adapter with this GID.  access: REMOTE_READ, REMOTE_WRITE or REMOTE_ATOMIC.
+    """
+
+    when: int
+    key: int
+    address: int
+    length: int
+    qp_num: int
+    peer_qp_num: int
+    peer: Gid
+    access: Access
 
 
 class AddressSpaces:
@@ -187,6 +213,15 @@ class AddressSpaces:
         """The newest accesses that were not granted, at most 256, oldest first."""
         with self._engine:
             return [RefusedAccess(*refusal) for refusal in self._table.refusals()]
+
+    def uses(self) -> list[KeyUse]:
+        """The newest operations that keys have granted to peers, at most 256, oldest first."""
+        with self._engine:
+            uses: list[tuple[int, int, int, int, int, int, bytes, int]] = self._table.uses()
+        return [
+            KeyUse(when, key, address, length, qp_num, peer, Gid(gid), Access(access))
+            for when, key, address, length, qp_num, peer, gid, access in uses
+        ]
 
     # --- reports --------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ cdef enum:
     RESERVED_VIRTUAL_LKEY = 1
     FIRST_KEY = 256
     MOST_REFUSALS = 256  # remembered, the newest
+    MOST_USES = 256
 
 cdef struct Region:
     uint8_t *base
@@ -60,7 +61,8 @@ cdef struct Region:
     uint32_t claim_first
     uint32_t claim_last
     bint claim_more  # its next request may go on with it
-    uint64_t claim_end  # the address behind what it asked for
+    uint64_t claim_begin  # the address of what it asked for, and the one behind
+    uint64_t claim_end
     uint64_t uses
     uint64_t bytes
     uint64_t used_ns
@@ -77,6 +79,19 @@ cdef struct Refusal:
     uint32_t access
     uint8_t reason
     bint remote
+    int32_t space  # where a page was absent: in which space, and what the key calls the first byte of it
+    uint64_t page
+    uint64_t missing
+
+cdef struct Use:
+    uint64_t when
+    uint64_t address
+    uint64_t length
+    uint32_t key
+    uint32_t qpn
+    uint32_t peer
+    uint32_t access
+    uint8_t gid[16]  # of the peer's port
 
 cdef struct Tie:  # what the reserved local keys open in a protection domain: places, 0 = nothing
     uint32_t effective
@@ -104,7 +119,11 @@ cdef class RegionTable(Spaces):
     cdef uint64_t *refused_local
     cdef Refusal *refusal_ring
     cdef uint64_t refusal_count
+    cdef int32_t missing_space  # of the last refusal for want of a page: where, and what the key calls it
+    cdef uint64_t missing_address
+    cdef Use *use_ring
     cdef uint64_t granted_uses
+    cdef uint32_t second_bound  # type 2 windows that are bound
     cdef uint64_t errors_seen
 
     cdef uint32_t hide(self, uint32_t place) noexcept nogil
@@ -123,12 +142,14 @@ cdef class RegionTable(Spaces):
                        uint32_t qpn) noexcept nogil
     cdef Region *opened_local(self, int32_t domain, uint32_t key) noexcept nogil
     cdef Region *opened_remote(self, int32_t domain, uint32_t qpn, uint32_t key) noexcept nogil
-    cdef void use(self, Region *r, uint32_t qpn, uint32_t peer, uint32_t psn, uint32_t packets, uint64_t address,
-                  uint64_t length, bint more) noexcept nogil
-    cdef bint continues(self, Region *r, uint32_t qpn, uint32_t psn, uint64_t address) noexcept nogil
+    cdef void use(self, Region *r, uint32_t qpn, uint32_t peer, uint8_t *gid, uint32_t psn, uint32_t packets,
+                  uint64_t address, uint64_t length, uint32_t access, bint more) noexcept nogil
+    cdef bint claimed(self, Region *r, uint32_t qpn, uint32_t psn, uint64_t address, uint64_t length,
+                      bint begins) noexcept nogil
     cdef void deny(self, bint remote, uint32_t key, uint64_t address, uint64_t length, uint32_t qpn,
                    uint32_t access) noexcept nogil
     cdef void get(self, Region *r, uint64_t address, uint8_t *to, size_t at, size_t n) noexcept nogil
     cdef void put(self, Region *r, uint64_t address, uint8_t *source, size_t at, size_t n) noexcept nogil
     cdef void release_parent(self, Region *r) noexcept nogil
+    cdef void forget_queue_pair(self, uint32_t qpn) noexcept nogil
     cdef bint invalidate(self, int32_t domain, uint32_t qpn, uint32_t key) noexcept nogil

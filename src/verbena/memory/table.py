@@ -78,7 +78,8 @@ class RegionTable(Spaces):
         self._next_address = FIRST_ADDRESS
         self._secret = random.getrandbits(62)
         self.now = self.reason = self.refusal_count = self.granted_uses = 0
-        self.tie_count = self.errors_seen = 0
+        self.tie_count = self.errors_seen = self.second_bound = 0
+        self.missing_space, self.missing_address = -1, 0
         if cython.compiled:
             self.chunks = cython.cast(
                 cython.pointer(cython.pointer(Region)),
@@ -89,12 +90,16 @@ class RegionTable(Spaces):
             self.refusal_ring = cython.cast(
                 cython.pointer(Refusal), calloc(MOST_REFUSALS, cython.sizeof(Refusal))
             )
-            if not (self.chunks and self.refused_remote and self.refused_local and self.refusal_ring):
+            self.use_ring = cython.cast(cython.pointer(Use), calloc(MOST_USES, cython.sizeof(Use)))
+            if not (self.chunks and self.refused_remote and self.refused_local):
+                raise MemoryError
+            if not self.refusal_ring or not self.use_ring:
                 raise MemoryError
         else:
             self.chunks, self.ties, self.rounds = {}, [], [0] * 4
             self.refused_remote, self.refused_local = [0] * REASON_COUNT, [0] * REASON_COUNT
             self.refusal_ring = [Refusal() for _ in range(MOST_REFUSALS)]
+            self.use_ring = [Use() for _ in range(MOST_USES)]
         secret = int(self._secret)
         for i in range(4):
             secret = (secret * 6364136223846793005 + 1442695040888963407) % (1 << 64)
@@ -111,6 +116,7 @@ class RegionTable(Spaces):
             free(self.refused_remote)
             free(self.refused_local)
             free(self.refusal_ring)
+            free(self.use_ring)
 
     # --- keys ---------------------------------------------------------------------------------------------
 
@@ -423,12 +429,8 @@ class RegionTable(Spaces):
                     self.reason = KEY_UNBOUND
                 elif (
                     r.state == STATE_USED
-                    and r.claim_qpn == qpn
-                    and (
-                        ((psn - r.claim_first) & 0xFFFFFF) <= ((r.claim_last - r.claim_first) & 0xFFFFFF)
-                        if not first
-                        else access == REMOTE_READ and self.continues(r, qpn, psn, address)
-                    )
+                    and (access == REMOTE_READ or not first)
+                    and self.claimed(r, qpn, psn, address, length, first)
                 ):
                     self.reason = GRANTED
                 else:
@@ -464,7 +466,13 @@ class RegionTable(Spaces):
 
     def pages_in(self, r, address, length, need, write, key, qpn):
         """Are the pages of a range in?"""
-        self.reason = self.covers(r.space, address - r.address + r.origin, length, need, write, key, qpn)
+        start: cython.ulonglong = address - r.address + r.origin
+        first: cython.ulonglong
+        self.reason = self.covers(r.space, start, length, need, write, key, qpn)
+        if self.reason == PAGE_ABSENT:
+            first = self.missing_page << self.spaces[r.space].page_bits
+            self.missing_space = r.space
+            self.missing_address = address + (first - start) if first > start else address
         return self.reason == GRANTED
 
     def opened_local(self, domain, key):
@@ -520,11 +528,20 @@ class RegionTable(Spaces):
         else:
             return None
 
-    def use(self, r, qpn, peer, psn, packets, address, length, more):
+    def use(self, r, qpn, peer, gid, psn, packets, address, length, access, more):
         """An operation is granted: note who used the key; a one-shot key is disabled for all others (003:884).
 
-        packets: what it has, with numbers from `psn` on.  more: may the same operation go on in another request?
+        peer, gid: who asks.  packets: what it has, with numbers from `psn` on.  more: may the same operation go on in
+        another request?
         """
+        at: cython.uint = self.granted_uses % MOST_USES
+        if cython.compiled:
+            u = cython.address(self.use_ring[at])
+        else:
+            u = self.use_ring[at]
+        u.when, u.address, u.length, u.key = self.now, address, length, r.remote_key
+        u.qpn, u.peer, u.access = qpn, peer, access
+        copy(u.gid, 0, gid, 0, 16)
         r.uses += 1
         r.bytes += length
         r.used_qpn = qpn
@@ -536,16 +553,27 @@ class RegionTable(Spaces):
                 r.state = STATE_USED
                 r.claim_qpn = qpn
                 r.claim_first = psn
+                r.claim_begin = address
             r.claim_last = (psn + packets - 1) & 0xFFFFFF
             r.claim_end = address + length
             r.claim_more = more
 
-    def continues(self, r, qpn, psn, address):
-        """Does a READ go on where a one-shot key's one operation ended so far?
+    def claimed(self, r, qpn, psn, address, length, begins):
+        """Is this of the one operation that has used a one-shot key: a part of it, or that part asked for again?
 
-        A long READ is asked for in several requests, all but the last of half a window; `use` extends the operation.
+        begins: it is a request that was not there before.  A long READ has several, all but the last of the same
+        length (`requester.read_chunk`), and goes on where it ended so far; `use` extends the operation.
         """
-        return r.claim_more and psn == ((r.claim_last + 1) & 0xFFFFFF) and address == r.claim_end
+        if r.claim_qpn != qpn:
+            return False
+        if begins:
+            return r.claim_more and psn == ((r.claim_last + 1) & 0xFFFFFF) and address == r.claim_end
+        return (
+            ((psn - r.claim_first) & 0xFFFFFF) <= ((r.claim_last - r.claim_first) & 0xFFFFFF)
+            and address >= r.claim_begin
+            and address <= r.claim_end
+            and length <= r.claim_end - address
+        )
 
     def deny(self, remote, key, address, length, qpn, access):
         """Count the access that was just refused, under its reason, and remember it."""
@@ -563,6 +591,10 @@ class RegionTable(Spaces):
         self.refusal_ring[at].access = access
         self.refusal_ring[at].reason = self.reason
         self.refusal_ring[at].remote = remote
+        if self.reason == PAGE_ABSENT:
+            self.refusal_ring[at].space = self.missing_space
+            self.refusal_ring[at].page = self.missing_page
+            self.refusal_ring[at].missing = self.missing_address
         r = self.entry(self.place_of(key >> 8))
         if r and (r.remote_key if remote else r.local_key) == key:
             r.refusals += 1
@@ -586,6 +618,19 @@ class RegionTable(Spaces):
         if r.parent:
             self.entry(r.parent).windows -= 1
             r.parent = 0
+            if r.qpn:
+                self.second_bound -= 1
+
+    def forget_queue_pair(self, qpn):
+        """A queue pair is gone: what it alone could use is disabled, or the next one of its number might."""
+        place: cython.uint
+        if not self.second_bound:
+            return
+        for place in range(1, self._fresh):
+            r = self.entry(place)
+            if r and r.qpn == qpn and r.state == STATE_BOUND:
+                r.state = STATE_DISABLED
+                self.release_parent(r)
 
     def invalidate(self, domain, qpn, key):
         """Close a region or a window to its remote key (IBA vol. 1, 10.6.5, 9.4.1.1.3); False, and `reason`, if it
@@ -639,8 +684,24 @@ class RegionTable(Spaces):
             )
         return result
 
+    def uses(self):
+        """The newest uses, oldest first: (when, key, address, length, queue pair, the peer's, its GID, access)."""
+        i: cython.ulonglong
+        begin: cython.ulonglong = 0
+        result = []
+        if self.granted_uses > MOST_USES:
+            begin = self.granted_uses - MOST_USES
+        for i in range(begin, self.granted_uses):
+            u = self.use_ring[i % MOST_USES]
+            gid = bytes([u.gid[k] for k in range(16)])
+            result.append((u.when, u.key, u.address, u.length, u.qpn, u.peer, gid, u.access))
+        return result
+
     def page_errors(self):
-        """Refusals for want of a page since the last call: (key, address, queue pair, remote?); the newest, if many."""
+        """Refusals for want of a page since the last call; the newest, if many.
+
+        Of each: (key, address of the first byte that is missing, queue pair, remote?, space, page).
+        """
         i: cython.ulonglong
         result = []
         if self.refusal_count - self.errors_seen > MOST_REFUSALS:
@@ -648,7 +709,7 @@ class RegionTable(Spaces):
         for i in range(self.errors_seen, self.refusal_count):
             f = self.refusal_ring[i % MOST_REFUSALS]
             if f.reason == PAGE_ABSENT:
-                result.append((f.key, f.address, f.qpn, bool(f.remote)))
+                result.append((f.key, f.missing, f.qpn, bool(f.remote), f.space, f.page))
         self.errors_seen = self.refusal_count
         return result
 

@@ -7,8 +7,8 @@ nothing was changed.  `kernel_calls` counts the calls that are not work requests
 
 Kinds (IBA vol. 1, 10.6.7.2): type 1, of a protection domain, which gets a new key with each bind; type 2A, of the
 queue pair that bound it, and 2B, of that queue pair and domain, whose last eight bits the consumer chooses and which
-has to be invalidated before it is bound anew; and the remote key of document 003 (863-884), which keeps its value from
-AllocateRKey to DeallocateRKey, is bound as often as its owner likes to one range at a time, and may be one-shot.
+has to be invalidated before it is bound anew; and the remote key of document 003 (863-884), which is bound as often as
+its owner likes, to one range at a time, and may be one-shot.
 """
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ class WindowTable(RegionTable):
         r.base, r.space, r.origin = p.base, p.space, address - p.address + p.origin
         r.address, r.last, r.empty = (0 if access & ZERO_BASED else address), length - 1, False
         r.access, r.remote_key, r.qpn = access & REMOTE_RIGHTS, new_key, (qpn if second else 0)
+        if second:
+            self.second_bound += 1
         r.claim_qpn, r.claim_more, r.state = 0, False, STATE_BOUND
         return GRANTED
 

@@ -78,10 +78,11 @@ class BindInfo:
     domain.  virtual: the address is a virtual one, for kernel consumers (document 003:856).  access: REMOTE_READ,
     REMOTE_WRITE, REMOTE_ATOMIC, and ZERO_BASED, by which peers count the window's bytes from 0.  length 0, address 0:
     unbind.  rkey: the key of a type 2 window from now on; its upper 24 bits are the window's.  By default, and for the
-    others, the adapter draws one (for a key of document 003 only with `renew`; else its value stays).
+    others, each bind draws one, so that holders of the old one are locked out.  renew: False leaves a key of document
+    003 as it is.
     """
 
-    def __init__(self, mr=None, address=0, length=0, access=0, virtual=False, rkey=None, renew=False):
+    def __init__(self, mr=None, address=0, length=0, access=0, virtual=False, rkey=None, renew=True):
         self.mr = mr
         self.address = _unsigned("address", address, 64)
         self.length = _unsigned("length", length, 64)
@@ -220,7 +221,7 @@ def put_bind(e, q, w, window, what):
             raise InvalidAttributeError(
                 "invalid parameter: only kernel consumers bind virtual addresses (document 003:856)"
             )
-    if window.kind == KIND_WINDOW_1 or (window.kind == KIND_RKEY and what.renew):
+    if window.kind == KIND_WINDOW_1 or (window.kind == KIND_RKEY and what.renew and what.length):
         key = e.regions.draw_key(window.index)
     elif window.kind != KIND_RKEY:
         if not what.length:

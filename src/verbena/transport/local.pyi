@@ -28,7 +28,7 @@ class BindInfo:
         access: int = 0,
         virtual: bool = False,
         rkey: int | None = None,
-        renew: bool = False,
+        renew: bool = True,
     ) -> None: ...
 
 class FastRegistration:

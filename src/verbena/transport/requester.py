@@ -64,9 +64,18 @@ def is_read_or_atomic(w):
     return w.operation >= WR_RDMA_READ and w.operation <= WR_ATOMIC_FETCH_AND_ADD
 
 
+def read_chunk(q):
+    """How many packets each request of a long READ asks for, but the last: half a window.
+
+    An odd number, so that a READ of its own is not likely to ask for as many: see `RegionTable.claimed`.
+    """
+    half: cython.uint = q.window_max >> 1
+    return (half - 1) | 1 if half else 1
+
+
 def chunk_end(q, w, packet):
     """The packet after the last one that the READ request covering `packet` asks for."""
-    chunk: cython.uint = max(q.window_max >> 1, 1)
+    chunk: cython.uint = read_chunk(q)
     end: cython.uint = (packet // chunk + 1) * chunk
     return min(end, w.packets)
 

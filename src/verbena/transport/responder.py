@@ -36,7 +36,7 @@ if cython.compiled:
         too_many,
     )
     from cython.cimports.verbena.transport.core import answer_at
-    from cython.cimports.verbena.transport.requester import after
+    from cython.cimports.verbena.transport.requester import after, read_chunk
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import get32, get64
 else:
@@ -51,7 +51,7 @@ else:
         too_many,
     )
     from verbena.transport.core import answer_at
-    from verbena.transport.requester import after
+    from verbena.transport.requester import after, read_chunk
     from verbena.transport.tables import *
     from verbena.wire.kernels import get32, get64
 
@@ -275,10 +275,12 @@ def write_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
                 r,
                 q.recv_qpn,
                 q.destination,
+                e.paths[q.path].remote,
                 psn,
                 (cython.cast(cython.uint, q.write_left) + q.mtu - 1) // q.mtu,
                 q.write_address,
                 q.write_left,
+                REMOTE_WRITE,
                 False,
             )
         e.regions.put(r, q.write_address, b, at + 12 + extended, payload)
@@ -361,11 +363,13 @@ def read_request(e, q, b, at, psn, repeated):
                 r,
                 q.recv_qpn,
                 q.destination,
+                e.paths[q.path].remote,
                 psn,
                 packets,
                 address,
                 length,
-                packets == max(q.window_max >> 1, 1),
+                REMOTE_READ,
+                packets == read_chunk(q),
             )
         accept(e, q, psn, packets, True, False, False)
     a = answer_at(q, q.answers_tail - 1)
@@ -400,7 +404,9 @@ def atomic_request(e, q, b, at, opcode, psn):
     if not answer(q, ANSWER_ATOMIC, AETH_ACK, psn):
         e.counters[DROP_ANSWERS_FULL] += 1
         return
-    e.regions.use(r, q.recv_qpn, q.destination, psn, 1, address, 8, False)
+    e.regions.use(
+        r, q.recv_qpn, q.destination, e.paths[q.path].remote, psn, 1, address, 8, REMOTE_ATOMIC, False
+    )
     e.regions.get(r, address, e.word, 0, 8)
     for i in range(8):
         old |= cython.cast(cython.ulonglong, e.word[i]) << (8 * i)

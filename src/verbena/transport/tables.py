@@ -385,6 +385,7 @@ class Tables:
         if q.alt_path >= 0:
             self.free_path(q.alt_path)
         self.forget(q)
+        self.regions.forget_queue_pair(q.qpn)
         self.free_context(at)
         if index >= 16:
             self._free_qp.insert(0, index)

@@ -118,9 +118,13 @@ class ProtectionDomain:
     def region_over(self, address: int, length: int) -> MemoryRegion | None:
         """An open region of the domain, registered with WINDOW_BIND, that holds the range; None if there is none."""
         for member in tuple(self.members):
-            if isinstance(member, MemoryRegion) and member.access & Access.WINDOW_BIND:
-                if member.addr <= address and address + length <= member.addr + member.length:
-                    return member
+            if (
+                isinstance(member, MemoryRegion)
+                and member.access & Access.WINDOW_BIND
+                and member.addr <= address
+                and address + length <= member.addr + member.length
+            ):
+                return member
         return None
 
     def create_qp(

@@ -345,7 +345,7 @@ class QueuePair:
         *,
         mr: RegisteredMemory | None = None,
         virtual: bool = False,
-        renew: bool = False,
+        renew: bool = True,
         wr_id: int = 0,
         flags: SendFlags = SendFlags.SIGNALED,
     ) -> int:
@@ -353,7 +353,8 @@ class QueuePair:
 
         The adapter executes it in its turn of the send queue.  mr: the region that the range lies in; without it, that
         is the domain's address space, or else a region of the domain with WINDOW_BIND.  virtual: a virtual address,
-        for kernel consumers.  renew: the key gets a new value, so that holders of the old one are locked out.
+        for kernel consumers.  renew: the key gets a new value, so that who holds the old one is locked out; False: its
+        value stays.
 
         Raises `InvalidAttributeError` (the document's "invalid parameter") when the program has no authority over the
         range now; nothing was bound.  Should that be lost until the request's turn, it ends with MW_BIND_ERR.
