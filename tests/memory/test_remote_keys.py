@@ -10,7 +10,9 @@ from verbena import (
     Access,
     ClosedError,
     DeviceAttributes,
+    Faults,
     InvalidAttributeError,
+    InvalidStateError,
     MemoryRegion,
     QPState,
     QPType,
@@ -269,8 +271,6 @@ def test_binds_keep_their_place_in_the_send_queue() -> None:
 def test_long_queues_of_binds_and_messages_complete_in_order() -> None:
     """Also where messages are lost, and sent again across binds that were executed once."""
     for seed in range(6):
-        from verbena import Faults
-
         lab = Lab(seed=seed, faults=Faults(loss=0.05, duplication=0.05))
         a, b = lab.pair(mtu=256, sizes={"max_send_wr": 400, "max_recv_wr": 400}, timeout=8)
         mr = bindable(b)
@@ -315,8 +315,6 @@ def test_addresses_that_wrap_around(kind: str, service: QPType) -> None:
 
 
 def test_regions_with_windows_stay() -> None:
-    from verbena import InvalidStateError
-
     lab = Lab()
     _, b = lab.pair()
     mr = bindable(b)

@@ -24,7 +24,9 @@ BASE = 0x7000_0000_0000
 class Process:
     """A process of a host: a space of some pages, each in a frame of its own, and a domain that is tied to it."""
 
-    def __init__(self, side: Side, pages: int = 8, on_demand: bool = False, page_bits: int = 12) -> None:
+    def __init__(
+        self, side: Side, pages: int = 8, on_demand: bool = False, page_bits: int = 12, tie: bool = True
+    ) -> None:
         self.side, self.size = side, 1 << page_bits
         self.memory = side.ctx.adapter.memory
         self.space = self.memory.make_space(page_bits, on_demand=on_demand)
@@ -33,7 +35,9 @@ class Process:
         self.memory.add_range(self.space, self.first, pages)
         for page, frame in self.frames.items():
             self.memory.set_page(self.space, page, frame)
-        self.memory.tie(side.pd.number, self.space)
+        self.virtual = bytearray(2 * PAGE)
+        if tie:
+            self.memory.tie(side.pd.number, self.space)
 
     def read(self, offset: int, n: int) -> bytes:
         whole = b"".join(bytes(self.frames[p]) for p in sorted(self.frames))

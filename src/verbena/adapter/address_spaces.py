@@ -198,7 +198,7 @@ class AddressSpaces:
 
     # --- what people look at ----------------------------------------------------------------------------------
 
-    def keys(self) -> list[dict[str, Any]]:
+    def list_keys(self) -> list[dict[str, Any]]:
         """Every key of the adapter: what it opens, to whom, and who used it last.
 
         Of each: kind, state, local_key, remote_key, domain, address, length, access, space, qp_num (type 2), one_shot,
@@ -206,7 +206,7 @@ class AddressSpaces:
         last_peer_qp.
         """
         with self._engine:
-            found: list[dict[str, Any]] = self._table.keys()
+            found: list[dict[str, Any]] = self._table.list_keys()
         return found
 
     def refusals(self) -> list[RefusedAccess]:

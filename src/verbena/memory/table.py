@@ -717,7 +717,7 @@ class RegionTable(Spaces):
         """`check_rights`, for the transport."""
         check_rights(access)
 
-    def keys(self):
+    def list_keys(self):
         """What each key opens, and who used it last, as dictionaries; those that are retired are left out."""
         place: cython.uint
         result = []
@@ -728,7 +728,7 @@ class RegionTable(Spaces):
         return result
 
     def describe(self, index):
-        """One entry of `keys`."""
+        """One entry of `list_keys`."""
         place: cython.uint = index
         r = self.entry(place)
         bound: cython.bint = r.state > STATE_UNBOUND and not r.empty
