@@ -327,6 +327,6 @@ def test_random_histories(seed: int) -> None:
     for _ in range(150 if _pure.compiled() else 40):
         checker.round()
     checker.lab.settle()
-    assert checker.granted > (60 if _pure.compiled() else 25)
-    assert len(refused(checker.b.ctx)) > 6, "refusals of many kinds"
+    assert checker.granted > (60 if _pure.compiled() else 12)
+    assert len(refused(checker.b.ctx)) > 5, "refusals of many kinds"
     checker.lab.check_laws()

@@ -226,9 +226,11 @@ class AddressSpaces:
     # --- reports --------------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
+        """Who waits for a page looks again."""
         with self._engine:
-            self._engine.pages_came()
-        self._on_work()
+            parked = self._engine.pages_came()
+        if parked:
+            self._on_work()
 
     def dispatch(self) -> list[PageError]:
         """Tell the host which pages to bring in; returns the accesses that were refused for want of one."""

@@ -1,7 +1,35 @@
 # C types of memory/table.py.
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from verbena.memory.spaces cimport Spaces
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #include <string.h>
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+
+    #if defined(__GNUC__)
+    #define verbena_expect(p) __builtin_prefetch((const void *)(p), 1)
+    #else
+    #define verbena_expect(p) ((void)0)
+    #endif
+
+    /* n bytes of zeros, aligned; huge pages for what is large, or most lookups would miss a translation, too. */
+    static void *zeroed(size_t alignment, size_t n) {
+        n = (n + alignment - 1) / alignment * alignment;
+        void *p = aligned_alloc(alignment, n);
+    #if defined(MADV_HUGEPAGE)
+        if (p && alignment >= 4096)
+            madvise(p, n, MADV_HUGEPAGE);
+    #endif
+        return p ? memset(p, 0, n) : NULL;
+    }
+    """
+    void *zeroed(size_t alignment, size_t n) nogil
+    void verbena_expect(void *p) nogil
 
 cdef enum:
     LOCAL_WRITE = 1  # access rights: the values of Linux' enum ibv_access_flags
@@ -31,6 +59,9 @@ cdef enum:  # where it stands
 
 cdef enum:
     CHUNK = 256  # entries of the table that are made together
+    SLAB = 64  # chunks beyond the first so many are made so many at a time, in one huge page
+    HUGE_PAGE = 2097152
+    LINE = 64  # bytes of a line of the processor's caches
     RESERVED_LKEY = 0  # local keys that no region has: the domain's address space, and that of virtual addresses
     RESERVED_VIRTUAL_LKEY = 1
     FIRST_KEY = 256
@@ -38,6 +69,7 @@ cdef enum:
     MOST_USES = 256
 
 cdef struct Region:
+    # What each access looks at: 64 bytes, one line of the processor's caches.
     uint8_t *base
     uint64_t address  # of the first byte, as work requests and peers name it
     uint64_t last  # offset of the last byte; see `empty`
@@ -45,30 +77,29 @@ cdef struct Region:
     uint32_t local_key
     uint32_t remote_key
     int32_t domain
-    uint32_t access
     int32_t space  # its pages; -1 = the bytes are one buffer
     uint32_t qpn  # the only queue pair that may use it; 0 = all of the domain
+    uint32_t serial  # of its allocation
+    uint16_t access
     uint8_t kind
     uint8_t state
-    bint empty
-    bint one_shot
-    # what is rarely looked at
-    uint32_t serial  # of its allocation
-    uint32_t generation  # tags given out
-    uint32_t parent  # place of the region that a window is bound to; 0 = none
-    uint32_t windows  # bound to it
-    uint32_t claim_qpn  # who used a one-shot key, and the packet numbers of that operation
-    uint32_t claim_first
-    uint32_t claim_last
-    bint claim_more  # its next request may go on with it
-    uint64_t claim_begin  # the address of what it asked for, and the one behind
-    uint64_t claim_end
+    uint8_t empty
+    uint8_t one_shot
+    uint8_t claim_more  # the next request may go on with the operation that used a one-shot key
+    uint8_t generation  # of its tags, the one that was given out last
+    # What a use changes, and what is rarely looked at: another line.
     uint64_t uses
     uint64_t bytes
     uint64_t used_ns
-    uint32_t used_qpn
+    uint32_t used_qpn  # of a one-shot key: of the operation that used it
     uint32_t used_peer
     uint32_t refusals
+    uint32_t parent  # place of the region that a window is bound to; 0 = none
+    uint32_t windows  # bound to it
+    uint32_t claim_first  # the packet numbers of the operation that used a one-shot key
+    uint32_t claim_last
+    uint32_t claim_length  # the range that it asked for
+    uint64_t claim_begin
 
 cdef struct Refusal:
     uint64_t when
@@ -129,7 +160,9 @@ cdef class RegionTable(Spaces):
     cdef uint32_t hide(self, uint32_t place) noexcept nogil
     cdef uint32_t place_of(self, uint32_t index) noexcept nogil
     cdef Region *entry(self, uint32_t place) noexcept nogil
+    cdef void expect(self, uint32_t key) noexcept nogil
     cdef uint32_t new_place(self) except 0
+    cdef bint new_chunk(self, uint32_t chunk) except False
     cdef uint32_t tag_of(self, uint32_t place, uint32_t generation) noexcept nogil
     cdef uint32_t next_key(self, Region *r, uint32_t place) noexcept nogil
     cdef Region *find_local(self, int32_t domain, uint32_t key, uint64_t address, uint64_t length,

@@ -110,7 +110,8 @@ class RegionTable(Spaces):
         if cython.compiled:
             if self.chunks:
                 for i in range(self.places // CHUNK + 1):
-                    free(self.chunks[i])
+                    if i < SLAB or i % SLAB == 0:
+                        free(self.chunks[i])
             free(self.chunks)
             free(self.ties)
             free(self.refused_remote)
@@ -168,6 +169,14 @@ class RegionTable(Spaces):
         else:
             return self.chunks.get(place)
 
+    def expect(self, key):
+        """A peer will show this key soon: have its entry on its way from memory, where many are live."""
+        if cython.compiled:
+            r = self.entry(self.place_of(key >> 8))
+            if r:
+                verbena_expect(r)
+                verbena_expect(cython.address(r.uses))
+
     def new_place(self):
         """A place for a new key, in state RETIRED; the caller has checked that there is one."""
         place: cython.uint
@@ -180,16 +189,29 @@ class RegionTable(Spaces):
         self._fresh += 1
         if cython.compiled:
             if not self.chunks[place // CHUNK]:
-                self.chunks[place // CHUNK] = cython.cast(
-                    cython.pointer(Region), calloc(CHUNK, cython.sizeof(Region))
-                )
-                if not self.chunks[place // CHUNK]:
-                    raise MemoryError
+                self.new_chunk(place // CHUNK)
         else:
             self.chunks[place] = Region()
         r: cython.pointer(Region) = self.entry(place)
         r.generation = (self.rounds[0] * place >> 7) & 0xFF  # where the order of its tags begins
         return place
+
+    def new_chunk(self, chunk):
+        """Memory for the entries of a chunk, or of a slab of them."""
+        i: cython.uint
+        count: cython.uint = 1 if chunk < SLAB else SLAB
+        first: cython.uint = chunk if chunk < SLAB else chunk // SLAB * SLAB
+        if cython.compiled:
+            made = cython.cast(
+                cython.pointer(Region),
+                zeroed(LINE if chunk < SLAB else HUGE_PAGE, count * CHUNK * cython.sizeof(Region)),
+            )
+            if not made:
+                raise MemoryError
+            for i in range(count):
+                if first + i <= self.places // CHUNK:
+                    self.chunks[first + i] = made + i * CHUNK
+        return True
 
     # --- regions ------------------------------------------------------------------------------------------
 
@@ -551,11 +573,10 @@ class RegionTable(Spaces):
         if r.one_shot:
             if r.state != STATE_USED:
                 r.state = STATE_USED
-                r.claim_qpn = qpn
                 r.claim_first = psn
                 r.claim_begin = address
             r.claim_last = (psn + packets - 1) & 0xFFFFFF
-            r.claim_end = address + length
+            r.claim_length = cython.cast(cython.uint, address + length - r.claim_begin)
             r.claim_more = more
 
     def claimed(self, r, qpn, psn, address, length, begins):
@@ -564,15 +585,16 @@ class RegionTable(Spaces):
         begins: it is a request that was not there before.  A long READ has several, all but the last of the same
         length (`requester.read_chunk`), and goes on where it ended so far; `use` extends the operation.
         """
-        if r.claim_qpn != qpn:
+        end: cython.ulonglong = r.claim_begin + r.claim_length
+        if r.used_qpn != qpn:
             return False
         if begins:
-            return r.claim_more and psn == ((r.claim_last + 1) & 0xFFFFFF) and address == r.claim_end
+            return r.claim_more != 0 and psn == ((r.claim_last + 1) & 0xFFFFFF) and address == end
         return (
             ((psn - r.claim_first) & 0xFFFFFF) <= ((r.claim_last - r.claim_first) & 0xFFFFFF)
             and address >= r.claim_begin
-            and address <= r.claim_end
-            and length <= r.claim_end - address
+            and address <= end
+            and length <= end - address
         )
 
     def deny(self, remote, key, address, length, qpn, access):

@@ -56,7 +56,7 @@ class WindowTable(RegionTable):
         r.serial, r.kind, r.domain, r.one_shot, r.state = self._serial, kind, domain, one_shot, STATE_UNBOUND
         r.qpn = r.parent = r.windows = r.access = r.local_key = 0
         r.uses = r.bytes = r.used_ns = r.used_qpn = r.used_peer = r.refusals = 0
-        r.address = r.last = r.origin = r.claim_qpn = 0
+        r.address = r.last = r.origin = 0
         r.empty, r.space = True, -1
         r.base = None if not cython.compiled else cython.NULL
         r.remote_key = self.next_key(r, place)
@@ -142,7 +142,7 @@ class WindowTable(RegionTable):
         r.access, r.remote_key, r.qpn = access & REMOTE_RIGHTS, new_key, (qpn if second else 0)
         if second:
             self.second_bound += 1
-        r.claim_qpn, r.claim_more, r.state = 0, False, STATE_BOUND
+        r.claim_more, r.state = False, STATE_BOUND
         return GRANTED
 
     def authorized(self, domain, parent_key, address, length, access):

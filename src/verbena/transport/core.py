@@ -362,13 +362,15 @@ class Core(Schedule):
         self.report(REPORT_FAULT, 0, 0)
 
     def pages_came(self):
-        """Pages were brought in, or cannot be: who waits for one tries again."""
+        """Pages were brought in, or cannot be: who waits for one tries again.  True if somebody does."""
         at: cython.int
+        waited: cython.bint = self.parked_head >= 0
         while self.parked_head >= 0:
             at = self.parked_head
             self.parked_head = self.qps[at].parked_next
             self.qps[at].parked = False
             self.enlist(self.qps[at])
+        return waited
 
     def forget(self, q):
         at: cython.int = self.parked_head

@@ -96,6 +96,7 @@ class Engine(Sources):
         at: cython.size_t = 0
         place: cython.uint = first
         length: cython.size_t
+        i: cython.uint
         if n == 0:
             # A datagram without a byte is a packet, too.
             self.counters[RX_PACKETS] += 1
@@ -105,11 +106,23 @@ class Engine(Sources):
             segment = n
         self.know_source(source, port)
         self.regions.now = now
+        for i in range(1, AHEAD_PACKETS):
+            self.look_ahead(b, i * segment, n)
         while at < n:
             length = min(segment, n - at)
+            self.look_ahead(b, at + AHEAD_PACKETS * segment, n)
             self.take_packet(b, at, length, place, now)
             at += length
             place += 1
+
+    def look_ahead(self, b, at, n):
+        """The key of a later request of a burst of n bytes is looked up while the ones before it are executed."""
+        code: cython.uint
+        if at + 32 > n:
+            return
+        code = b[at] & 0x1F
+        if code == WRITE_FIRST or (code >= WRITE_ONLY and code <= READ_REQUEST):
+            self.regions.expect(get32(b, at + 20))
 
     def take_packet(self, b, at, n, place, now):
         """One packet: checked, counted, executed."""
