@@ -208,3 +208,18 @@ def test_one_shot_keys_are_not_disabled_by_messages() -> None:
     a.qp.post_send(WorkRequest(1, WROpcode.SEND))
     assert one(a).ok
     assert key.query().state == "bound"
+
+
+@pytest.mark.parametrize("kind", ["write", "read"])
+def test_an_operation_of_no_bytes_touches_nothing_and_uses_no_key(kind: str) -> None:
+    """Its key is not looked at (IBA vol. 1, C9-88)."""
+    lab = Lab()
+    a, b = lab.pair()
+    mr = bindable(b)
+    key = bound(b, mr, 0, 4096, one_shot=True)
+    before = bytes(mr.buf)
+    for rkey, address in ((key.rkey, mr.addr), (key.rkey, mr.addr - 1), (key.rkey ^ 1, mr.addr), (0, 0)):
+        assert attempt(a, kind, rkey, address, 0) == "SUCCESS"
+    lab.settle()
+    assert bytes(mr.buf) == before
+    assert (key.query().state, key.query().uses) == ("bound", 0)

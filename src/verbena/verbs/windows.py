@@ -149,6 +149,6 @@ def bind_request(
             if reason:
                 raise InvalidAttributeError(
                     f"invalid parameter: {what.length} bytes at {what.address:#x} may not be bound with "
-                    f"{Access(what.access)!r}: {table.reason_name(reason)}"
+                    f"{Access(what.access).name}: {table.reason_name(reason)}"
                 )
     return WorkRequest(wr_id, WROpcode.BIND_MW, mw=window, bind=what, flags=flags)
