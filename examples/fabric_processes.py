@@ -25,7 +25,7 @@ def program(name: str, at: str, pipe) -> None:
         qp, mr = pd.create_qp(QPType.RC, cq), pd.alloc_mr(SIZE, Access.LOCAL_WRITE | Access.REMOTE_WRITE)
         pipe.send((qp.endpoint, mr.addr, mr.rkey))
         endpoint, addr, rkey = pipe.recv()
-        qp.connect(endpoint)
+        qp.connect(endpoint, timeout=18)  # 1 s: a process may have to wait for a processor
         if name == "h1":
             mr.buf[:] = random.Random(1).randbytes(SIZE)
             pipe.recv()  # the other one is ready
@@ -64,5 +64,7 @@ if __name__ == "__main__":
         ]
         for each in hosts:
             each.start()
+        for pipe in pipes:
+            pipe.close()  # they have it: if one of them ends early, the other one hears of that
         for each in hosts:
             each.join()

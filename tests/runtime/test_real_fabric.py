@@ -415,6 +415,7 @@ def test_hostile_datagrams_are_dropped_and_counted(seed: int) -> None:
                     random.choice(tokens),
                     1 << 62,
                     random.getrandbits(63),
+                    random.getrandbits(64),
                 )
                 stranger.sendto(header + random.randbytes(100), server.address)
         assert a.wait(count=4) == ["SUCCESS"] * 4

@@ -473,19 +473,80 @@ def test_ends_meet_whatever_gets_lost(seed: int, loss: float) -> None:
     assert sorted(both.log) == ["up 0", "up 1"]
 
 
-@given(st.binary(max_size=100), st.integers(0, 255), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_hostile_datagrams_do_not_raise(tail: bytes, kind: int, theirs: int, ours: int) -> None:
+@given(st.binary(max_size=100), st.integers(0, 255), *[st.integers(0, 2**64 - 1)] * 3)
+def test_hostile_datagrams_do_not_raise(tail: bytes, kind: int, theirs: int, ours: int, number: int) -> None:
     both = Ends()
     for end in both.ends:
         end.plug(0)
     both.run(1_000_000_000)
     token_of(tail)
     end = both.ends[0]
-    datagram = HEADER.pack(MAGIC, VERSION, kind, 0, 5, theirs, ours) + tail
+    datagram = HEADER.pack(MAGIC, VERSION, kind, 0, 5, theirs, ours, number) + tail
     assert token_of(datagram) == 5
     assert token_of(datagram[: HEADER.size - 1]) == 0
     flits = end.receive(datagram, both.now)
     assert flits is None or (kind == Kind.FLITS and bytes(flits) == tail)
+
+
+def test_overtaken_datagrams_and_doubles_are_dropped_and_counted() -> None:
+    both = Ends()
+    for end in both.ends:
+        end.plug(0)
+    both.run(1_000_000_000)
+    a, b = both.ends
+    for flits in (b"one", b"two", b"three"):
+        a.send_flits(flits, both.now)
+    one, two, three = both.sent[0]
+    order = [one, one, three, two, three]
+    assert [bytes(b.receive(each, both.now) or b"") for each in order] == [b"one", b"", b"three", b"", b""]
+    assert b.counters["drop.rx_overtaken"] == 3
+
+
+@pytest.mark.parametrize("age", [100, 2000, 2100, 2600, 3100, 3600, 4000])
+def test_a_credit_that_was_overtaken_by_many_blocks_stops_nothing(age: int) -> None:
+    """Limits count modulo 4096: an old one looks like a new one once 2,048 blocks have passed it."""
+    both = Ends()
+    for end in both.ends:
+        end.plug(0)
+    both.run(1_000_000_000)
+    cores = [external(replay_ns=10**9), external(replay_ns=10**9)]
+    cores[1][0].set_lids(cores[1][1], 2, 0)
+    held: list[bytes] = []
+
+    def carry(hold: bool = False) -> None:
+        both.now += 100_000
+        for side, (core, port) in enumerate(cores):
+            run_until(core, both.now - 1_000_000_000)
+            while flits := core.take_flits(port, 60_000):
+                both.ends[side].send_flits(flits, both.now)
+            for datagram in both.sent[side]:
+                if hold and side == 1:
+                    held.append(datagram)
+                    continue
+                flits = both.ends[1 - side].receive(datagram, both.now)
+                if flits is not None:
+                    cores[1 - side][0].put_flits(cores[1 - side][1], flits)
+            both.sent[side].clear()
+
+    total = {"sent": 0, "arrived": 0}
+
+    def send(count: int, *, hold: bool = False) -> None:
+        for _ in range(20_000):
+            while count and cores[0][0].inject(cores[0][1], numbered(2, count)):
+                count -= 1
+                total["sent"] += 1
+            carry(hold and not held)
+            total["arrived"] += len(cores[1][0].deliveries())
+            if total["arrived"] == total["sent"] and not count:
+                return
+        raise AssertionError(f"not all came through: {total}")
+
+    send(20)
+    send(20, hold=True)
+    send(age // 10)
+    assert held
+    assert both.ends[0].receive(held[0], both.now) is None
+    send(1000)
 
 
 def test_flits_are_not_sent_on_a_link_that_is_down() -> None:

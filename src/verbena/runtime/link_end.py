@@ -1,9 +1,12 @@
 """The physical layer over datagrams: one end of a link whose other end is in another process.
 
-A datagram is a header of 32 bytes and, behind it, whole flits as `FabricCore.take_flits` gives them.  Datagrams may be
-lost, doubled and overtaken: the link layer repairs that (`fabric.retry`).  What it cannot see is a peer that begins
-anew, since both ends' numbers begin at 0 then.  So each end gives itself a *session*, a number that grows, whenever its
-link trains; flits count only between two ends that know each other's session:
+A datagram is a header of 40 bytes and, behind it, whole flits as `FabricCore.take_flits` gives them.  Datagrams may be
+lost, doubled and overtaken.  Doubles, and those that were overtaken, are dropped here by their *number*: the link layer
+counts flits and credit modulo 4096, as on a cable, where nothing overtakes; it would take a credit that is more than
+2,048 blocks old for a new one, and stop for ever.  What is lost the link layer repairs (`fabric.retry`).
+
+What it cannot see is a peer that begins anew, since both ends' numbers begin at 0 then.  So each end gives itself a
+*session*, a number that grows, whenever its link trains; flits count only between two ends that know each other's:
 
 * POLLING: send TRAIN datagrams with the own session and the peer's, as far as it is known.
 * A datagram that names our session, from the session that we know, makes the link UP; the other end comes up with the
@@ -13,7 +16,8 @@ link trains; flits count only between two ends that know each other's session:
 * UP: something is sent at least every `keep_alive_ns`.  Silence of `silence_ns` means that the peer is dead: down, and
   POLLING again.  DOWN datagrams say so at once.
 
-Header, big-endian: magic ``VbFl`` (4), version 1 (1), kind (1), 0 (2), token (8), own session (8), peer's session (8).
+Header, big-endian: magic ``VbFl`` (4), version 2 (1), kind (1), 0 (2), token (8), own session (8), peer's session (8),
+number of the datagram among those of its sender (8).
 The token is the cable's: both ends learnt it over another way.  It keeps strangers and old processes apart; it is no
 protection against whoever can read the network.  Times are of the caller's clock, in nanoseconds.
 """
@@ -30,8 +34,8 @@ from typing import Any
 from verbena import _pure
 from verbena.errors import InvalidAttributeError
 
-HEADER = struct.Struct(">4sBBHQQQ")
-MAGIC, VERSION = b"VbFl", 1
+HEADER = struct.Struct(">4sBBHQQQQ")
+MAGIC, VERSION = b"VbFl", 2
 LARGEST_DATAGRAM = 60_000
 """Bytes of flits in a datagram."""
 UNKNOWN = 0
@@ -109,6 +113,8 @@ class LinkEnd:
         self._went_down = went_down
         self._own = UNKNOWN
         self._peer = UNKNOWN
+        self._sent = 0  # the number of our last datagram,
+        self._heard = 0  # and of the peer's, in its session
         self._heard_at = 0
         self._send_at = 0
 
@@ -152,7 +158,10 @@ class LinkEnd:
         self.counters["sent"] += 1
         wait = self.times.poll_ns if self.state is State.POLLING else self.times.keep_alive_ns
         self._send_at = now + wait
-        self._send(HEADER.pack(MAGIC, VERSION, kind, 0, self.token, self._own, self._peer) + flits)
+        self._sent += 1
+        self._send(
+            HEADER.pack(MAGIC, VERSION, kind, 0, self.token, self._own, self._peer, self._sent) + flits
+        )
 
     def tick(self, now: int) -> int:
         """Send what is due, and notice silence.  Returns when to call again; 0: never."""
@@ -171,12 +180,15 @@ class LinkEnd:
 
     def receive(self, datagram: Any, now: int) -> Any:
         """The flits of a datagram with our token, as a part of its buffer; None when there are none for us."""
-        _, _, kind, _, _, theirs, ours = HEADER.unpack_from(datagram)
+        _, _, kind, _, _, theirs, ours, number = HEADER.unpack_from(datagram)
         if self.state is State.OFF:
             self.counters["drop.rx_off"] += 1
             return None
         if theirs < self._peer or theirs == UNKNOWN:
             self.counters["drop.rx_old"] += 1
+            return None
+        if theirs == self._peer and number <= self._heard:
+            self.counters["drop.rx_overtaken"] += 1
             return None
         if kind == Kind.DOWN:
             self._peer_left(theirs, ours, now)
@@ -186,6 +198,7 @@ class LinkEnd:
             return None
         if theirs > self._peer:
             self._meet(theirs, now)
+        self._heard = number
         self._heard_at = now
         if ours != self._own:
             if ours:
@@ -223,5 +236,5 @@ def token_of(datagram: Any) -> int:
     """The token of a datagram; 0 of one that is none of ours."""
     if len(datagram) < HEADER.size:
         return 0
-    magic, version, _, _, token, _, _ = HEADER.unpack_from(datagram)
+    magic, version, _, _, token, _, _, _ = HEADER.unpack_from(datagram)
     return int(token) if magic == MAGIC and version == VERSION else 0
