@@ -29,7 +29,8 @@ cdef enum:
 
 cdef enum:
     MOST_FAULTS = 256  # pages that are waited for at once, at most
-    AHEAD_PAGES = 64  # of a message are asked for at once, at most
+    AHEAD_PAGES = 64  # of a message are waited for at once, at most
+    LARGEST_PACKET = 4096  # bytes of payload
 
 cdef struct Page:
     uint64_t number
@@ -52,6 +53,7 @@ cdef struct Space:
     uint32_t range_count
     uint32_t page_bits
     uint32_t users
+    uint32_t ahead  # pages of an access that are waited for at once, beside those that a packet needs
     bint on_demand
 
 cdef struct Fault:  # a page that the host shall bring in

@@ -89,15 +89,18 @@ class Spaces:
 
     # --- making and freeing -------------------------------------------------------------------------------
 
-    def make_space(self, page_bits=12, on_demand=False):
+    def make_space(self, page_bits=12, on_demand=False, ahead=AHEAD_PAGES):
         """A new space without pages; returns its number.
 
         page_bits: pages have 2^page_bits bytes, 12 to 40.  on_demand: what is out is brought in by the host while the
-        peer waits; else an access to it is refused.  Raises `InvalidAttributeError`, `ResourceError`.
+        peer waits; else an access to it is refused.  ahead: of a long access, so many pages (1 to 64) have to be in
+        before it begins; no more than the host has room for.  Raises `InvalidAttributeError`, `ResourceError`.
         """
         i: cython.int
         if not isinstance(page_bits, int) or not SMALLEST_PAGE <= page_bits <= LARGEST_PAGE:
             raise InvalidAttributeError(f"page_bits = {page_bits!r}: {SMALLEST_PAGE} to {LARGEST_PAGE}")
+        if not isinstance(ahead, int) or not 1 <= ahead <= AHEAD_PAGES:
+            raise InvalidAttributeError(f"ahead = {ahead!r}: 1 to {AHEAD_PAGES} pages")
         if not self._free_spaces:
             at: cython.int = len(self._space_frames)
             if at >= self.max_spaces:
@@ -118,6 +121,7 @@ class Spaces:
             s.pages = [Page() for _ in range(SMALLEST_TABLE)]
             s.ranges = []
         s.page_bits, s.mask, s.on_demand = page_bits, SMALLEST_TABLE - 1, on_demand
+        s.ahead = ahead
         number = self._free_spaces.pop()
         i = number
         self.spaces[i] = s
@@ -293,6 +297,10 @@ class Spaces:
             raise InvalidAttributeError(f"pages = {pages!r}: 1 or more")
         low: cython.ulonglong = self._number(space, first, pages)
         s = self.space_at(at)
+        for i in range(s.range_count):  # a segment that grows stays one range
+            if s.ranges[i].first + s.ranges[i].pages == low and s.ranges[i].writable == bool(writable):
+                s.ranges[i].pages += pages
+                return
         if s.range_count >= MOST_RANGES:
             raise ResourceError(f"an address space has {MOST_RANGES} ranges at most: remove one")
         if cython.compiled:
@@ -447,9 +455,9 @@ class Spaces:
     def covers(self, space, address, length, need, write, key, qpn):
         """May all pages of a range be used now?  GRANTED, PAGE_AWAITED, or why not.
 
-        length: 1 or more bytes.  The first `need` of them have to be in, and AHEAD_PAGES pages from the first on; what
-        is missing of these in a space that pages on demand is asked for, unless something else is refused.  key, qpn:
-        on whose behalf.
+        length: 1 or more bytes.  The first `need` of them have to be in, and the space's `ahead` pages from the first
+        on; what is missing of these in a space that pages on demand is asked for, unless something else is refused.
+        key, qpn: on whose behalf.
         """
         reason: cython.int
         missing: cython.bint = False
@@ -458,8 +466,8 @@ class Spaces:
         last: cython.ulonglong = (address + (length - 1)) >> s.page_bits
         near: cython.ulonglong = (address + (need - 1)) >> s.page_bits if need else number
         first: cython.ulonglong = number
-        if last - number >= AHEAD_PAGES:
-            near = max(near, number + AHEAD_PAGES - 1)
+        if last - number >= s.ahead:
+            near = max(near, number + s.ahead - 1)
         else:
             near = last
         while True:

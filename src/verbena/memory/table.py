@@ -430,7 +430,9 @@ class RegionTable(Spaces):
         if r and self.within(r, address, length, access):
             if r.space < 0 or not length:
                 return r
-            if self.pages_in(r, address, length, length, (access & LOCAL_WRITE) != 0, key, 0):
+            # A packet's piece has to be in as a whole; of a longer list, its beginning: each packet asks again.
+            need: cython.ulonglong = length if length < LARGEST_PACKET else LARGEST_PACKET
+            if self.pages_in(r, address, length, need, (access & LOCAL_WRITE) != 0, key, 0):
                 return r
         if cython.compiled:
             return cython.NULL
