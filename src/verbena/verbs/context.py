@@ -6,14 +6,18 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 from verbena.adapter.attributes import AdapterAttributes, ContextCounts, DeviceAttributes, PortAttributes
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.end_to_end import EndToEndTable
 from verbena.adapter.gid import Gid
-from verbena.errors import ClosedError, InvalidAttributeError, ResourceError
+from verbena.adapter.local_protection import LocalProtection
+from verbena.adapter.protection_options import DEFAULT_PROTECTION, ProtectionOptions
+from verbena.errors import ClosedError, InvalidAttributeError, InvalidStateError, ResourceError
 from verbena.management.datagrams import MadAddress
+from verbena.memory.manager import VirtualMemoryManager
+from verbena.memory.process import Process
 from verbena.transport.kinds import AsyncEventType
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.cm import ConnectionService, Listener
@@ -22,6 +26,7 @@ from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.process_domain import ProcessDomain
 from verbena.verbs.protocols import ProtocolRegistration, protocol_of
 from verbena.verbs.queue_pair import QueuePair
 from verbena.verbs.signal import Signal
@@ -50,6 +55,7 @@ class Context:
         self._connections: ConnectionService | None = None
         self._subnet: SubnetService | None = None
         self._connecting = False
+        self._protection: LocalProtection | None = None
         self._open = True
         adapter.event_sink = self._on_async_event
 
@@ -141,10 +147,59 @@ class Context:
 
     # --- making things ------------------------------------------------------------------------------------
 
-    def alloc_pd(self) -> ProtectionDomain:
-        """A new protection domain."""
+    def attach_memory(
+        self,
+        memory: VirtualMemoryManager,
+        options: ProtectionOptions = DEFAULT_PROTECTION,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """The adapter is one of the host that has this memory (document 003, figure 12), from now on.
+
+        options: which of the document's embodiments.  name: what reports call it, by default the adapter's.  Raises
+        `InvalidStateError` when it has memory already.
+        """
+        adapter = self._checked()
+        if self._protection is not None:
+            raise InvalidStateError("the adapter is attached to a host's memory already")
+        self._protection = LocalProtection(
+            memory,
+            adapter.regions,
+            adapter.clock,
+            options,
+            name=adapter.limits.name if name is None else name,
+            lock=adapter.engine,
+            kick=self._pages_changed,
+        )
+        protection = self._protection
+        adapter.memory.on_page_fault = lambda fault: protection.fault(
+            fault.space, fault.page, fault.write, fault.qp_num
+        )
+
+    def _pages_changed(self) -> None:
+        """Who waits for a page may go on."""
+        with self.adapter.engine:
+            self.adapter.engine.pages_came()
+        self.driver.kick()
+
+    @overload
+    def alloc_pd(self) -> ProtectionDomain: ...
+    @overload
+    def alloc_pd(self, process: None) -> ProtectionDomain: ...
+    @overload
+    def alloc_pd(self, process: Process) -> ProcessDomain: ...
+
+    def alloc_pd(self, process: Process | None = None) -> ProtectionDomain:
+        """A new protection domain.
+
+        process: one of the host's whose memory is attached; work requests then name that process's addresses.
+        """
         self._checked()
-        return ProtectionDomain(self)
+        if process is None:
+            return ProtectionDomain(self)
+        if self._protection is None:
+            raise InvalidStateError("no memory is attached to this adapter: call attach_memory first")
+        return ProcessDomain(self, self._protection, process)
 
     def alloc_rdd(self) -> ReliableDatagramDomain:
         """A new reliable datagram domain."""
@@ -388,6 +443,8 @@ class Context:
                 item.__exit__()
         for item in list(self._objects):
             item.close()
+        if self._protection is not None:
+            self._protection.close()
         self.driver.close()
         self._event_signal.notify()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, Endpoint, QPAttributes, QPCapabilities
@@ -81,6 +81,7 @@ class QueuePair:
             )
             self._psn = context.adapter.random.getrandbits(24)
             self._open = True
+            self._when_closed: Callable[[], None] | None = None
             pd.members.add(self)
             context.queue_pairs[self._index] = self
             if srq is not None:
@@ -421,6 +422,12 @@ class QueuePair:
             if self.srq is not None:
                 self.srq.queue_pairs.discard(self)
         self._kick()  # those who wait for the flushed requests shall hear of them
+        if self._when_closed is not None:
+            self._when_closed()
+
+    def when_closed(self, function: Callable[[], None]) -> None:
+        """Call `function` after it was closed."""
+        self._when_closed = function
 
     def abandon(self) -> None:
         """`close` in the child of a fork."""
