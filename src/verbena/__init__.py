@@ -25,7 +25,10 @@ from verbena.adapter.attributes import (
 )
 from verbena.adapter.channel_adapter import AsyncEvent
 from verbena.adapter.gid import Gid
+from verbena.adapter.protection_options import AddressKind, ProtectionOptions
 from verbena.errors import (
+    AddressFault,
+    BackingStoreError,
     ClosedError,
     CompletionError,
     CompletionStatus,
@@ -37,9 +40,13 @@ from verbena.errors import (
     FabricFileError,
     InvalidAttributeError,
     InvalidStateError,
+    PageFault,
     PortStateError,
+    PrivilegeError,
+    ProtectionFault,
     QueueFullError,
     ResourceError,
+    SegmentFault,
     SystemLimitError,
     VerbenaError,
     VerbError,
@@ -49,10 +56,16 @@ from verbena.fabric.rates import LinkRate
 from verbena.fabric.topology import NodeKind, PortId, Topology, TopologyError
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.memory.access import Access
+from verbena.memory.addresses import AddressFormat
+from verbena.memory.process import Process
+from verbena.memory.protection import Protection
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.host_memory import HostMemory
 from verbena.runtime.join import open_fabric_device
 from verbena.runtime.link_end import LinkTimes
 from verbena.runtime.listen import FabricServer
+from verbena.runtime.memory_service import MemoryService
+from verbena.runtime.memory_view import memory_view
 from verbena.runtime.pairs import ConnectedPair, connected_pair
 from verbena.runtime.udp import open_device
 from verbena.runtime.virtual import VirtualNetwork
@@ -76,6 +89,7 @@ from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
 from verbena.verbs.memory import AddressHandle, ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.process_domain import ProcessDomain, ProcessRegion
 from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
 from verbena.verbs.regions import FastMemoryRegion, MemoryRegion, PagedRegion
@@ -89,10 +103,14 @@ __all__ = [
     "Access",
     "AckPolicy",
     "AdapterAttributes",
+    "AddressFault",
+    "AddressFormat",
     "AddressHandle",
+    "AddressKind",
     "AddressVector",
     "AsyncEvent",
     "AsyncEventType",
+    "BackingStoreError",
     "BindInfo",
     "Burst",
     "ClosedError",
@@ -125,6 +143,7 @@ __all__ = [
     "FaultInjector",
     "Faults",
     "Gid",
+    "HostMemory",
     "InvalidAttributeError",
     "InvalidStateError",
     "KeyUse",
@@ -132,16 +151,25 @@ __all__ = [
     "LinkTimes",
     "Listener",
     "MemoryRegion",
+    "MemoryService",
     "MemoryWindow",
     "NodeKind",
     "PageError",
+    "PageFault",
     "PagedRegion",
     "PathMigrationState",
     "PcapTap",
     "PortAttributes",
     "PortId",
     "PortStateError",
+    "PrivilegeError",
+    "Process",
+    "ProcessDomain",
+    "ProcessRegion",
+    "Protection",
     "ProtectionDomain",
+    "ProtectionFault",
+    "ProtectionOptions",
     "ProtocolRegistration",
     "QPAttributes",
     "QPCapabilities",
@@ -154,6 +182,7 @@ __all__ = [
     "ReliableDatagramDomain",
     "ResourceError",
     "ScatterGatherEntry",
+    "SegmentFault",
     "SendFlags",
     "SharedReceiveQueue",
     "SubnetManagerConfig",
@@ -170,6 +199,7 @@ __all__ = [
     "Wire",
     "WorkRequest",
     "connected_pair",
+    "memory_view",
     "open_device",
     "open_fabric_device",
 ]
