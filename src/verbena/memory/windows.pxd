@@ -1,7 +1,8 @@
 # C types of memory/windows.py.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from verbena.memory.table cimport Region, RegionTable
+from verbena.memory.entries cimport Region
+from verbena.memory.table cimport RegionTable
 
 cdef class WindowTable(RegionTable):
     cdef readonly uint64_t binds

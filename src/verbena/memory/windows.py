@@ -19,13 +19,16 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 from verbena.errors import InvalidAttributeError, ResourceError
+from verbena.memory.entries import KINDS
 from verbena.memory.spaces import REASONS
-from verbena.memory.table import KINDS, RegionTable
+from verbena.memory.table import RegionTable
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import *
     from cython.cimports.verbena.memory.spaces import *
     from cython.cimports.verbena.memory.table import *
 else:
+    from verbena.memory.entries import *
     from verbena.memory.spaces import *
     from verbena.memory.table import *
 

@@ -13,15 +13,15 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import REMOTE_READ
     from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
-    from cython.cimports.verbena.memory.table import REMOTE_READ
     from cython.cimports.verbena.transport.core import answer_at
     from cython.cimports.verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import fill, put24, put32, put64
 else:
+    from verbena.memory.entries import REMOTE_READ
     from verbena.memory.spaces import PAGE_AWAITED
-    from verbena.memory.table import REMOTE_READ
     from verbena.transport.core import answer_at
     from verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from verbena.transport.tables import *

@@ -13,16 +13,16 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
     from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
-    from cython.cimports.verbena.memory.table import LOCAL_WRITE
     from cython.cimports.verbena.transport.core import send_at
     from cython.cimports.verbena.transport.local import settle_local
     from cython.cimports.verbena.transport.requester import after, chunk_end, is_read_or_atomic, send_failed
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import get64
 else:
+    from verbena.memory.entries import LOCAL_WRITE
     from verbena.memory.spaces import PAGE_AWAITED
-    from verbena.memory.table import LOCAL_WRITE
     from verbena.transport.core import send_at
     from verbena.transport.local import settle_local
     from verbena.transport.requester import after, chunk_end, is_read_or_atomic, send_failed

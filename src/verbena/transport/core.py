@@ -14,13 +14,13 @@ except ImportError:
 from verbena.transport.schedule import Schedule
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
     from cython.cimports.verbena.memory.spaces import PAGE_ABSENT
-    from cython.cimports.verbena.memory.table import LOCAL_WRITE
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import copy
 else:
+    from verbena.memory.entries import LOCAL_WRITE
     from verbena.memory.spaces import PAGE_ABSENT
-    from verbena.memory.table import LOCAL_WRITE
     from verbena.transport.tables import *
     from verbena.wire.kernels import copy
 

@@ -17,8 +17,8 @@ from verbena.transport.sources import Sources
 from verbena.transport.tables import COUNTERS
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
     from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
-    from cython.cimports.verbena.memory.table import LOCAL_WRITE
     from cython.cimports.verbena.transport.answers import answer_burst
     from cython.cimports.verbena.transport.completer import response, tick
     from cython.cimports.verbena.transport.reorder import arrived, gap_tick
@@ -36,8 +36,8 @@ if cython.compiled:
     )
 else:
     from verbena._declarations import declarations
+    from verbena.memory.entries import LOCAL_WRITE
     from verbena.memory.spaces import PAGE_AWAITED
-    from verbena.memory.table import LOCAL_WRITE
     from verbena.transport.answers import answer_burst
     from verbena.transport.completer import response, tick
     from verbena.transport.reorder import arrived, gap_tick

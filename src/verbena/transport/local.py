@@ -19,8 +19,7 @@ except ImportError:
 from verbena.errors import ClosedError, InvalidAttributeError
 
 if cython.compiled:
-    from cython.cimports.verbena.memory.spaces import GRANTED
-    from cython.cimports.verbena.memory.table import (
+    from cython.cimports.verbena.memory.entries import (
         KIND_RKEY,
         KIND_WINDOW_1,
         REMOTE_RIGHTS,
@@ -28,11 +27,11 @@ if cython.compiled:
         RESERVED_VIRTUAL_LKEY,
         ZERO_BASED,
     )
+    from cython.cimports.verbena.memory.spaces import GRANTED
     from cython.cimports.verbena.transport.core import send_at
     from cython.cimports.verbena.transport.tables import *
 else:
-    from verbena.memory.spaces import GRANTED
-    from verbena.memory.table import (
+    from verbena.memory.entries import (
         KIND_RKEY,
         KIND_WINDOW_1,
         REMOTE_RIGHTS,
@@ -40,6 +39,7 @@ else:
         RESERVED_VIRTUAL_LKEY,
         ZERO_BASED,
     )
+    from verbena.memory.spaces import GRANTED
     from verbena.transport.core import send_at
     from verbena.transport.tables import *
 

@@ -19,8 +19,8 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
     from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
-    from cython.cimports.verbena.memory.table import LOCAL_WRITE
     from cython.cimports.verbena.transport.core import send_at
     from cython.cimports.verbena.transport.local import is_local, step_local
     from cython.cimports.verbena.transport.route import seal_route
@@ -36,8 +36,8 @@ if cython.compiled:
         seed,
     )
 else:
+    from verbena.memory.entries import LOCAL_WRITE
     from verbena.memory.spaces import PAGE_AWAITED
-    from verbena.memory.table import LOCAL_WRITE
     from verbena.transport.core import send_at
     from verbena.transport.local import is_local, step_local
     from verbena.transport.route import seal_route

@@ -19,14 +19,14 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
-    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED, QP_RIGHTS
-    from cython.cimports.verbena.memory.table import (
+    from cython.cimports.verbena.memory.entries import (
         LOCAL_WRITE,
         REMOTE_ATOMIC,
         REMOTE_READ,
         REMOTE_WRITE,
         Region,
     )
+    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED, QP_RIGHTS
     from cython.cimports.verbena.transport.answers import (
         acknowledge_request,
         answer,
@@ -40,8 +40,8 @@ if cython.compiled:
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import get32, get64
 else:
+    from verbena.memory.entries import LOCAL_WRITE, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
     from verbena.memory.spaces import PAGE_AWAITED, QP_RIGHTS
-    from verbena.memory.table import LOCAL_WRITE, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
     from verbena.transport.answers import (
         acknowledge_request,
         answer,

@@ -19,7 +19,7 @@ REMOTE = Access.REMOTE_READ | Access.REMOTE_WRITE | Access.REMOTE_ATOMIC
 
 
 class WindowType(IntEnum):
-    """Kinds of windows (IBA vol. 1, 10.6.7.2), and the remote key of document 003; values as in memory/table.pxd.
+    """Kinds of windows (IBA vol. 1, 10.6.7.2), and the remote key of document 003; values as in memory/entries.pxd.
 
     TYPE_1: for all queue pairs of the domain; each bind gives it a new key.  TYPE_2A: for the queue pair that bound it.
     TYPE_2B: for that queue pair, in its domain.  RKEY: for all queue pairs of the domain; its key stays.
