@@ -24,12 +24,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fabric
+import memory
 from verbena import _pure
 
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
     "handlers": handlers.BENCHMARKS,
+    "memory": memory.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 

@@ -17,6 +17,8 @@ GUIDE = ROOT / "docs" / "verbs.md"
 # Those that have a page of their own.
 PAGES = {
     "io_node": ROOT / "docs" / "io-node.md",
+    "ring_buffer": ROOT / "docs" / "memory.md",
+    "remote_keys": ROOT / "docs" / "memory-keys.md",
     "fabric": ROOT / "docs" / "fabric.md",
     "handlers": ROOT / "docs" / "completion-handlers.md",
     "fabric_processes": ROOT / "docs" / "fabric-real-time.md",

@@ -9,6 +9,7 @@ from verbena import _pure
 if _pure.pure_wanted():
     _pure.install()
 
+from verbena.adapter.address_spaces import KeyUse, PageError, RefusedAccess
 from verbena.adapter.attributes import (
     HOST_ADAPTER,
     IO_ADAPTER,
@@ -25,7 +26,10 @@ from verbena.adapter.attributes import (
 from verbena.adapter.channel_adapter import AsyncEvent
 from verbena.adapter.gid import Gid
 from verbena.adapter.handlers import CompletionEvent, HandlerResources
+from verbena.adapter.protection_options import AddressKind, ProtectionOptions
 from verbena.errors import (
+    AddressFault,
+    BackingStoreError,
     ClosedError,
     CompletionError,
     CompletionStatus,
@@ -37,9 +41,13 @@ from verbena.errors import (
     FabricFileError,
     InvalidAttributeError,
     InvalidStateError,
+    PageFault,
     PortStateError,
+    PrivilegeError,
+    ProtectionFault,
     QueueFullError,
     ResourceError,
+    SegmentFault,
     SystemLimitError,
     VerbenaError,
     VerbError,
@@ -49,10 +57,16 @@ from verbena.fabric.rates import LinkRate
 from verbena.fabric.topology import NodeKind, PortId, Topology, TopologyError
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.memory.access import Access
+from verbena.memory.addresses import AddressFormat
+from verbena.memory.process import Process
+from verbena.memory.protection import Protection
 from verbena.runtime.fabric import Fabric
+from verbena.runtime.host_memory import HostMemory
 from verbena.runtime.join import open_fabric_device
 from verbena.runtime.link_end import LinkTimes
 from verbena.runtime.listen import FabricServer
+from verbena.runtime.memory_service import MemoryService
+from verbena.runtime.memory_view import memory_view
 from verbena.runtime.pairs import ConnectedPair, connected_pair
 from verbena.runtime.processors import ProcessorCosts, Processors
 from verbena.runtime.udp import open_device
@@ -70,6 +84,7 @@ from verbena.transport.kinds import (
     SendFlags,
     WROpcode,
 )
+from verbena.transport.local import BindInfo, FastRegistration
 from verbena.transport.work import CompletionQueueEntry, RecvRequest, ScatterGatherEntry, WorkRequest
 from verbena.verbs.cm import Listener
 from verbena.verbs.completion import CompletionQueue
@@ -77,9 +92,12 @@ from verbena.verbs.connection import Connection, ConnectionRequest
 from verbena.verbs.context import Context
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
 from verbena.verbs.handlers import CompletionHandler
-from verbena.verbs.memory import AddressHandle, MemoryRegion, ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.memory import AddressHandle, ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.process_domain import ProcessDomain, ProcessRegion
 from verbena.verbs.protocols import ProtocolRegistration
 from verbena.verbs.queue_pair import QueuePair
+from verbena.verbs.regions import FastMemoryRegion, MemoryRegion, PagedRegion
+from verbena.verbs.windows import MemoryWindow, WindowAttributes, WindowType
 
 __version__ = "0.1.0"
 
@@ -89,10 +107,15 @@ __all__ = [
     "Access",
     "AckPolicy",
     "AdapterAttributes",
+    "AddressFault",
+    "AddressFormat",
     "AddressHandle",
+    "AddressKind",
     "AddressVector",
     "AsyncEvent",
     "AsyncEventType",
+    "BackingStoreError",
+    "BindInfo",
     "Burst",
     "ClosedError",
     "CompletionError",
@@ -121,26 +144,42 @@ __all__ = [
     "FabricFileError",
     "FabricOptions",
     "FabricServer",
+    "FastMemoryRegion",
+    "FastRegistration",
     "FaultInjector",
     "Faults",
     "Gid",
     "HandlerResources",
+    "HostMemory",
     "InvalidAttributeError",
     "InvalidStateError",
+    "KeyUse",
     "LinkRate",
     "LinkTimes",
     "Listener",
     "MemoryRegion",
+    "MemoryService",
+    "MemoryWindow",
     "NodeKind",
     "Notify",
+    "PageError",
+    "PageFault",
+    "PagedRegion",
     "PathMigrationState",
     "PcapTap",
     "PortAttributes",
     "PortId",
     "PortStateError",
+    "PrivilegeError",
+    "Process",
+    "ProcessDomain",
+    "ProcessRegion",
     "ProcessorCosts",
     "Processors",
+    "Protection",
     "ProtectionDomain",
+    "ProtectionFault",
+    "ProtectionOptions",
     "ProtocolRegistration",
     "QPAttributes",
     "QPCapabilities",
@@ -149,9 +188,11 @@ __all__ = [
     "QueueFullError",
     "QueuePair",
     "RecvRequest",
+    "RefusedAccess",
     "ReliableDatagramDomain",
     "ResourceError",
     "ScatterGatherEntry",
+    "SegmentFault",
     "SendFlags",
     "SharedReceiveQueue",
     "SubnetManagerConfig",
@@ -163,9 +204,12 @@ __all__ = [
     "VerbenaError",
     "VirtualNetwork",
     "WROpcode",
+    "WindowAttributes",
+    "WindowType",
     "Wire",
     "WorkRequest",
     "connected_pair",
+    "memory_view",
     "open_device",
     "open_fabric_device",
 ]

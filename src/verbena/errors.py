@@ -34,6 +34,10 @@ class InvalidAttributeError(VerbError, ValueError):
     """An argument is out of its range, of the wrong kind, or does not fit the others."""
 
 
+class PrivilegeError(InvalidAttributeError):
+    """Only a kernel process may do this: a user process has effective addresses, and no others (document 003:762)."""
+
+
 class ResourceError(VerbError):
     """A limit of the adapter is reached: no more queue pairs, regions, queue entries, keys."""
 
@@ -44,6 +48,30 @@ class QueueFullError(ResourceError):
 
 class ClosedError(VerbError):
     """The object, or the adapter that it belongs to, was closed."""
+
+
+class AddressFault(VerbenaError):
+    """A process's own load or store, or a driver's translation for it, was refused; nothing was read or written."""
+
+
+class SegmentFault(AddressFault):
+    """No valid entry of the process's segment table, or beyond the segment's end (document 003, figure 14)."""
+
+
+class ProtectionFault(AddressFault):
+    """Segment or page protection does not allow this access (document 003, figures 14 and 16)."""
+
+
+class PageFault(AddressFault):
+    """The page is not in physical memory, and could not be brought in."""
+
+
+class BackingStoreError(VerbenaError):
+    """The store of pages that are not in memory could not read or write one."""
+
+
+class BackingStoreFullError(BackingStoreError):
+    """The store of pages has no room for another one."""
 
 
 class ConnectError(VerbenaError):

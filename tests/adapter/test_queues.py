@@ -152,7 +152,7 @@ def test_each_queue_takes_its_own_kind_of_request() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"opcode": 7}, "unknown opcode 7"),
+        ({"opcode": 10}, "unknown opcode 10"),
         ({"opcode": 99}, "unknown opcode 99"),
         ({"flags": 16}, "unknown flags 0x10"),
         ({"flags": 0x102}, "unknown flags"),

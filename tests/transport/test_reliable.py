@@ -289,7 +289,7 @@ def test_a_long_read_is_asked_for_in_parts_that_the_window_allows() -> None:
     assert take(a.cq, 1)[0].ok
     assert a.mr.buf[:200_001] == pattern(1 << 18)[:200_001]
     lengths = [int.from_bytes(p.data[24:28], "big") for p in lab.taps[0].requests()]
-    assert lengths == [8192] * 24 + [200_001 - 24 * 8192]
+    assert lengths == [7168] * 27 + [200_001 - 27 * 7168]
 
 
 def test_reads_with_max_rd_atomic_0_are_a_local_error() -> None:

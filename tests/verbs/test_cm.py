@@ -10,8 +10,8 @@ import pytest
 import verbena
 from verbena import Context, QPState, QPType, RecvRequest, VirtualNetwork, WorkRequest
 from verbena.verbs.completion import CompletionQueue
-from verbena.verbs.memory import MemoryRegion
 from verbena.verbs.queue_pair import QueuePair
+from verbena.verbs.regions import MemoryRegion
 
 HERE, THERE = "10.0.0.1", "10.0.0.2"
 PORT = 7174

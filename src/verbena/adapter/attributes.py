@@ -35,6 +35,7 @@ class DeviceAttributes:
     max_cqe: int = 4_194_304
     max_mr: int = 65_535
     max_mr_size: int = 1 << 40
+    max_mw: int = 1_048_576
     max_pd: int = 65_535
     max_ah: int = 60_000
     max_srq: int = 4_096
@@ -69,6 +70,7 @@ IO_ADAPTER = DeviceAttributes(
     max_cq=32,
     max_cqe=4_096,
     max_mr=256,
+    max_mw=256,
     max_pd=16,
     max_ah=64,
     max_srq=4,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter import states
+from verbena.adapter.address_spaces import AddressSpaces, PageError
 from verbena.adapter.attributes import AddressVector, DeviceAttributes, QPCapabilities
 from verbena.adapter.gid import Gid
 from verbena.adapter.handlers import HandlerTable
@@ -21,7 +22,7 @@ from verbena.adapter.port import AdapterPort
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, InvalidStateError, ResourceError
 from verbena.memory.access import Access
-from verbena.memory.table import RegionTable
+from verbena.memory.windows import WindowTable
 from verbena.transport.engine import Engine
 from verbena.transport.kinds import AckPolicy, AsyncEventType, PathMigrationState, QPState, QPType
 from verbena.transport.raw import RawEngine
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 REPORT_CQ = 0
 REPORT_VIOLATION = 2
+REPORT_FAULT = 3
 MAX_SGE = 16  # as in transport/tables.pxd
 TIMEOUT_UNIT_NS = 4096  # IBA vol. 1, 9.7.6.1.3: 4.096 us * 2^n
 INCOMING = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
@@ -41,7 +43,8 @@ class AsyncEvent:
     """An asynchronous event (IBA vol. 1, 11.6.3): its type, and the number of the object it is about.
 
     `qp_num` for events of queue pairs, `cq` for completion queues, `srq` for shared receive queues, `port` for ports,
-    `handler` for completion handlers; `source` is the object itself where the program still holds it.
+    `handler` for completion handlers; `source` is the object itself where the program still holds it.  PAGE_FAULT names
+    the key and the address, too.
     """
 
     type: AsyncEventType
@@ -51,6 +54,8 @@ class AsyncEvent:
     source: Any = None
     port: int | None = None
     handler: int | None = None
+    key: int | None = None
+    address: int | None = None
 
 
 class ChannelAdapter(PathTables):
@@ -100,7 +105,7 @@ class ChannelAdapter(PathTables):
         self.ack_policy = ack_policy
         guid = 0x02_00_00 << 40 | 0xFFFE << 24 | int.from_bytes(own_gid.raw[-3:], "big")
         self.limits = replace(limits, node_guid=limits.node_guid or guid)
-        self.regions = RegionTable(limits.max_mr, random)
+        self.regions = WindowTable(limits.max_mr, random, limits.max_mw)
         kind: Any = RawEngine if ports else Engine
         self.engine: Any = kind(
             self.regions,
@@ -114,6 +119,7 @@ class ChannelAdapter(PathTables):
             limits.max_ee,
             lock=lock,
         )
+        self.memory = AddressSpaces(self.engine, self.regions, lambda: self.on_work())
         self.native: NativePorts | None = NativePorts(self.engine, ports) if ports else None
         self.on_violation: Callable[[KeyViolation], None] = lambda violation: None
         self.on_work: Callable[[], None] = lambda: None
@@ -143,6 +149,10 @@ class ChannelAdapter(PathTables):
                 for violation in self.engine.violations():
                     self.on_violation(KeyViolation.of(violation))
                 continue
+            if kind == REPORT_FAULT:
+                for error in self.memory.dispatch():
+                    self._page_error(error)
+                continue
             event = self._event(AsyncEventType(a), b)
             self.event_sink(event)
 
@@ -153,6 +163,13 @@ class ChannelAdapter(PathTables):
                 messages = self.engine.messages()
             for _, address, data, descriptor in messages:
                 self.message_sink(address, data, descriptor)
+
+    def _page_error(self, error: PageError) -> None:
+        """An access met a page that was not mapped: the default error handler learns of it (document 003:882)."""
+        index = error.qp_num & 0xFFFF
+        self.event_sink(
+            AsyncEvent(AsyncEventType.PAGE_FAULT, qp_num=index, key=error.key, address=error.address)
+        )
 
     def _event(self, kind: AsyncEventType, index: int) -> AsyncEvent:
         if kind is AsyncEventType.CQ_ERR:
@@ -173,6 +190,10 @@ class ChannelAdapter(PathTables):
 
     def free_pd(self, domain: int) -> None:
         self._domains -= 1
+
+    def has_space(self, domain: int) -> bool:
+        """Is a protection domain tied to an address space?"""
+        return self.regions.tied(domain)[0] is not None
 
     # --- queue pairs --------------------------------------------------------------------------------------
 

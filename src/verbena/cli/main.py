@@ -446,6 +446,36 @@ def show(
 
 
 @app.command()
+def memory(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="A fabric file, the folder of a run, or the socket of a running program.",
+            show_default=False,
+        ),
+    ],
+    host: Annotated[
+        str | None, typer.Option("--host", help="One of several hosts.", show_default=False)
+    ] = None,
+    newest: Annotated[
+        int, typer.Option("-n", "--newest", min=0, help="So many uses, refusals and verbs of each.")
+    ] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="As data for programs.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Of the run, instead of the file's.", show_default=False),
+    ] = None,
+) -> int:
+    """Show a host's memory: segment and page tables, regions, keys, who used which key when.
+
+    A fabric file is run in virtual time first.
+    """
+    from verbena.cli.memory import memory as show_memory
+
+    return show_memory(str(target), host=host, newest=newest, as_json=as_json, seed=seed)
+
+
+@app.command()
 def contexts(
     nodes: Annotated[int, typer.Option("-N", "--nodes", min=2, max=64, help="Number of nodes.")] = 3,
     processes: Annotated[

@@ -10,8 +10,9 @@ from verbena.runtime.virtual import VirtualNetwork
 from verbena.transport.kinds import QPType
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.context import Context
-from verbena.verbs.memory import MemoryRegion, ProtectionDomain
+from verbena.verbs.memory import ProtectionDomain
 from verbena.verbs.queue_pair import ALL_REMOTE, QueuePair
+from verbena.verbs.regions import MemoryRegion
 
 
 @dataclass(slots=True)

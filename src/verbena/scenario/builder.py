@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError, VerbenaError
@@ -23,6 +24,7 @@ from verbena.scenario.board import Board
 from verbena.scenario.capture import Recorder
 from verbena.scenario.fabric_run import make_fabric, routing_warnings, schedule_changes
 from verbena.scenario.fabric_schema import Traffic
+from verbena.scenario.host_memory import ScenarioMemory
 from verbena.scenario.outcome import Watcher
 from verbena.scenario.part import Part
 from verbena.scenario.programs import Role, roles
@@ -86,6 +88,8 @@ class Stage:
         self.board = board
         self.contexts: dict[str, Context] = {}
         self.injectors: dict[str, FaultInjector] = {}
+        self.memories: dict[str, ScenarioMemory] = {}
+        self.views: dict[str, dict[str, Any]] = {}
         self.net: VirtualNetwork | Fabric | None = None
         self._watcher = watcher
         self._recorder = recorder
@@ -113,10 +117,17 @@ class Stage:
         try:
             wanted = working_adapters(self.fabric)
             for host in self.fabric.hosts:
-                for adapter in host.adapters if host.name in self.hosts else ():
-                    if adapter.name not in wanted:
-                        continue
-                    self.contexts[adapter.name] = self._open.enter_context(self._adapter(adapter))
+                adapters = [each for each in host.adapters if each.name in wanted]
+                if host.name not in self.hosts or not adapters:
+                    continue
+                if host.memory is not None:
+                    made = self._open.enter_context(ScenarioMemory(host.name, host.memory))
+                    self.memories[host.name] = made
+                for adapter in adapters:
+                    ctx = self._open.enter_context(self._adapter(adapter))
+                    self.contexts[adapter.name] = ctx
+                    if host.memory is not None:
+                        made.attach(adapter.name, ctx)
         except BaseException:
             self._open.close()
             raise
@@ -182,6 +193,11 @@ class Stage:
             found[name] |= {f"faults.{key}": value for key, value in injector.counters.items()}
         return found
 
+    def _look(self, host: str) -> None:
+        """Note what a host's tables say now, if it has modelled memory."""
+        if host in self.memories:
+            self.views[host] = self.memories[host].view()
+
     # --- running ------------------------------------------------------------------------------------------
 
     async def run(self) -> list[dict[str, Seen]]:
@@ -210,6 +226,7 @@ class Stage:
 
     async def _role(self, number: int, role: Role) -> Seen:
         injector = self.injectors.get(role.adapter)
+        host = next(h.name for h in self.fabric.hosts if any(a.name == role.adapter for a in h.adapters))
         part = Part(
             ctx=self.contexts[role.adapter],
             fabric=self.fabric,
@@ -219,6 +236,8 @@ class Stage:
             faults=lambda: {} if injector is None else dict(injector.counters),
             real=self.net is None,
             data=self._data,
+            memory=self.memories.get(host),
+            look=lambda: self._look(host),
         )
         return await role.program(part)
 

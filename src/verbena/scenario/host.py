@@ -69,12 +69,12 @@ async def _run(job: dict[str, Any], board: Board, reporter: Reporter) -> None:
             reporter.tell(ready=True)
             await board.read("start")
             seen = await stage.run()
-            counters = stage.counters()
+            counters, memory = stage.counters(), stage.views
     finally:
         if recorder is not None:
             recorder.close()
     left_out = recorder.left_out if recorder else 0
-    reporter.tell(done={"seen": seen, "counters": counters, "left_out": left_out})
+    reporter.tell(done={"seen": seen, "counters": counters, "left_out": left_out, "memory": memory})
 
 
 async def _serve(sock: socket.socket) -> int:

@@ -59,7 +59,8 @@ class Outcome:
 class RunResult:
     """How a whole run ended.  counters: of each adapter.  capture: packets written to the file, packets not.
 
-    ports: counters of the fabric's ports, those that are not 0.  warnings: what a real fabric would run with.
+    ports: counters of the fabric's ports, those that are not 0.  warnings: what a real fabric would run with.  memory:
+    of each host that has a modelled one, what `memory_view` said last.
     """
 
     name: str
@@ -73,6 +74,7 @@ class RunResult:
     balance: list[tuple[str, int, int]] = field(default_factory=list)
     ports: dict[str, dict[str, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

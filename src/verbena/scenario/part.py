@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from verbena.memory.process import Process
 from verbena.scenario.board import Board, Value, endpoint_from_data, endpoint_to_data
+from verbena.scenario.host_memory import ScenarioMemory
 from verbena.scenario.schema import FabricFile
 from verbena.transport.kinds import QPState, QPType
 from verbena.verbs.completion import CompletionQueue
@@ -40,8 +42,8 @@ class Part:
     """What one role of a workload works with.
 
     ctx: its adapter.  progress: tell how far it is (phase, done, total, unit).  faults: what the fault injector at this
-    adapter's wire did so far.  data: the file to transfer, or None.  settle_s: after that time nothing old is on its
-    way any more.
+    adapter's wire did so far.  data: the file to transfer, or None.  memory: the host's, if it has a modelled one.
+    look: note what the host's tables say now.  settle_s: after that time nothing old is on its way any more.
     """
 
     ctx: Context
@@ -52,6 +54,8 @@ class Part:
     faults: Faults
     real: bool
     data: bytes | memoryview | None = None
+    memory: ScenarioMemory | None = None
+    look: Callable[[], None] = lambda: None
 
     def write(self, topic: str, value: Value) -> None:
         self.board.write(f"{self.topic}/{topic}", value)
@@ -64,6 +68,16 @@ class Part:
 
     def now(self) -> int:
         return self.ctx.driver.clock.now()
+
+    @property
+    def host_memory(self) -> ScenarioMemory:
+        """The host's modelled memory, which it has."""
+        assert self.memory is not None
+        return self.memory
+
+    def process(self, name: str) -> Process:
+        """A process of the host."""
+        return self.host_memory.process(name)
 
     @property
     def settle_s(self) -> float:
@@ -88,9 +102,14 @@ class Part:
             return []
 
     @asynccontextmanager
-    async def side(self, qp_type: QPType, depth: int, **sizes: Any) -> AsyncIterator[Side]:
-        """A queue pair of its own, closed at the end; a connected one takes receive requests at once."""
-        pd = self.ctx.alloc_pd()
+    async def side(
+        self, qp_type: QPType, depth: int, *, process: Process | None = None, **sizes: Any
+    ) -> AsyncIterator[Side]:
+        """A queue pair of its own, closed at the end; a connected one takes receive requests at once.
+
+        process: whose it is, on a host with modelled memory.
+        """
+        pd = self.ctx.alloc_pd() if process is None else self.ctx.alloc_pd(process)
         cq = self.ctx.create_cq(2 * depth + 64)
         try:
             qp = pd.create_qp(qp_type, cq, max_send_wr=depth, max_recv_wr=depth, **sizes)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from verbena.scenario import datagrams, workloads
+from verbena.scenario import datagrams, ring_buffer, workloads
 from verbena.scenario.fabric_schema import Traffic
+from verbena.scenario.memory_schema import RingBuffer
 from verbena.scenario.outcome import Outcome
 from verbena.scenario.part import Part
 from verbena.scenario.schema import AtomicCounter, FileTransfer, PingPong, UdBurst, Workload
@@ -22,7 +23,7 @@ class Role:
     program: Callable[[Part], Awaitable[Seen]]
 
 
-Played = FileTransfer | PingPong | AtomicCounter | UdBurst
+Played = FileTransfer | PingPong | AtomicCounter | UdBurst | RingBuffer
 
 
 def roles(spec: Workload) -> list[Role]:
@@ -46,12 +47,19 @@ def roles(spec: Workload) -> list[Role]:
                 Role("sink", spec.to, lambda part: datagrams.burst_sink(part, spec)),
                 Role("source", spec.source, lambda part: datagrams.burst_source(part, spec)),
             ]
+        case RingBuffer():
+            consumer = Role("consumer", spec.consumer, lambda part: ring_buffer.consumer(part, spec))
+            return [consumer, *(_producer(spec, at) for at in range(len(spec.producers)))]
         case Traffic():
             return []  # its packets have no bytes, and come from the fabric's own sources: see `simulation`
 
 
 def _client(spec: AtomicCounter, at: int) -> Role:
     return Role(f"client {at}", spec.clients[at], lambda part: workloads.counter_client(part, spec, at))
+
+
+def _producer(spec: RingBuffer, at: int) -> Role:
+    return Role(f"producer {at}", spec.producers[at], lambda part: ring_buffer.producer(part, spec, at))
 
 
 def judge(spec: Played, seen: dict[str, Seen]) -> Outcome:
@@ -65,3 +73,5 @@ def judge(spec: Played, seen: dict[str, Seen]) -> Outcome:
             return workloads.judge_counter(spec, seen)
         case UdBurst():
             return datagrams.judge_burst(spec, seen)
+        case RingBuffer():
+            return ring_buffer.judge(spec, seen)

@@ -219,4 +219,5 @@ def run_real(
         counters={name: values for each in done for name, values in each["counters"].items()},
         captured=captured,
         not_captured=sum(each["left_out"] for each in done),
+        memory={host: view for each in done for host, view in each["memory"].items()},
     )

@@ -1,8 +1,8 @@
 """The run folder: what a run leaves behind.
 
 report.md (to read), report.json (the same for programs), counters.json (of each adapter), ports.json (of the fabric's
-ports, if there is one), capture.pcapng (if wanted),
-and throughput.svg where matplotlib is installed (`plot`).
+ports, if there is one), memory.json (of hosts with modelled memory), capture.pcapng (if wanted), and throughput.svg
+where matplotlib is installed (`plot`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from verbena.scenario.outcome import Outcome, RunResult, duration
 from verbena.scenario.schema import Adapter, FabricFile
 
 CAPTURE = "capture.pcapng"
+MEMORY = "memory.json"
 PICTURE = "throughput.svg"
 MOST_HOSTS = 64
 MOST_PORTS = 50
@@ -43,6 +44,8 @@ def write_report(folder: Path, fabric: FabricFile, result: RunResult) -> None:
     try:
         (folder / "counters.json").write_text(json.dumps(result.counters, indent=1, sort_keys=True) + "\n")
         (folder / "report.json").write_text(json.dumps(as_data(fabric, result), indent=1) + "\n")
+        if result.memory:
+            (folder / MEMORY).write_text(json.dumps(result.memory, indent=1) + "\n")
         if result.ports:
             ports = json.dumps(result.ports, indent=1, sort_keys=True)
             (folder / "ports.json").write_text(ports + "\n")

@@ -25,6 +25,7 @@ from verbena.scenario.fabric_schema import (
     SwitchModel,
     Traffic,
 )
+from verbena.scenario.memory_schema import MemoryModel, ProcessModel, RingBuffer, memory_problems
 from verbena.scenario.schema_types import (
     LARGEST_FILE,
     LARGEST_MESSAGE,
@@ -53,10 +54,11 @@ class Adapter(Strict):
 
 
 class Host(Strict):
-    """A host: in real time an operating system process of its own."""
+    """A host: in real time an operating system process of its own.  memory: a modelled one, for its processes."""
 
     name: Name
     adapters: Annotated[tuple[Adapter, ...], Field(min_length=1, strict=False)]
+    memory: MemoryModel | None = None
 
 
 class FaultModel(Strict):
@@ -158,12 +160,13 @@ class UdBurst(Common):
         yield ("to",), self.to
 
 
-Workload = FileTransfer | PingPong | AtomicCounter | UdBurst | Traffic
+Workload = FileTransfer | PingPong | AtomicCounter | UdBurst | RingBuffer | Traffic
 KINDS: dict[str, type[Workload]] = {
     "file-transfer": FileTransfer,
     "ping-pong": PingPong,
     "atomic-counter": AtomicCounter,
     "ud-burst": UdBurst,
+    "ring-buffer": RingBuffer,
     "traffic": Traffic,
 }
 
@@ -200,6 +203,8 @@ MODELS: dict[tuple[str, ...], type[Strict]] = {
     ("hosts",): Host,
     ("hosts", "adapters"): Adapter,
     ("hosts", "adapters", "address"): Addresses,
+    ("hosts", "memory"): MemoryModel,
+    ("hosts", "memory", "processes"): ProcessModel,
     ("wire",): WireModel,
     ("fabric",): FabricModel,
     ("fabric", "link"): LinkDefaults,
@@ -224,6 +229,9 @@ def problems(fabric: FabricFile) -> Iterator[tuple[Path, str]]:
         for j, adapter in enumerate(host.adapters)
     ]
     yield from _twice("adapter", [((*at, "name"), adapter.name) for at, adapter in places])
+    for i, host in enumerate(fabric.hosts):
+        if host.memory is not None:
+            yield from memory_problems(host.memory, ("hosts", i, "memory"))
     if fabric.fabric is None:
         yield from _on_a_wire(fabric, places)
     else:
@@ -292,6 +300,8 @@ def _ends(fabric: FabricFile, workload: Workload) -> Iterator[tuple[Path, str]]:
             continue
         if isinstance(workload, Traffic):
             continue
+        if isinstance(workload, RingBuffer):
+            yield from ((where, m) for m in _without_memory(fabric, name))
         if first is None:
             first = name
         elif name == first:
@@ -303,6 +313,12 @@ def _ends(fabric: FabricFile, workload: Workload) -> Iterator[tuple[Path, str]]:
                 ("bytes",),
                 f"a datagram of {workload.bytes} bytes does not fit the MTU of {name}, {adapters[name].mtu}",
             )
+
+
+def _without_memory(fabric: FabricFile, adapter: str) -> Iterator[str]:
+    host = next(h for h in fabric.hosts if any(a.name == adapter for a in h.adapters))
+    if host.memory is None:
+        yield f"host {host.name}, whose adapter {adapter} is, has no modelled memory: give it the key memory"
 
 
 def _names(host: Host) -> str:

@@ -58,6 +58,7 @@ def run_virtual(
             result.simulated_ns = simulated
             result.balance = [*balance, *more]
             result.warnings = stage.warnings
+            result.memory = stage.views
             if isinstance(stage.net, Fabric):
                 result.ports = port_counters(stage.net)
             return result

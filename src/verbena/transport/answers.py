@@ -13,17 +13,19 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
-    from cython.cimports.verbena.memory.table import REMOTE_READ
+    from cython.cimports.verbena.memory.entries import REMOTE_READ
+    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
     from cython.cimports.verbena.transport.core import answer_at
     from cython.cimports.verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from cython.cimports.verbena.transport.tables import *
-    from cython.cimports.verbena.wire.kernels import copy, fill, put24, put32, put64
+    from cython.cimports.verbena.wire.kernels import fill, put24, put32, put64
 else:
-    from verbena.memory.table import REMOTE_READ
+    from verbena.memory.entries import REMOTE_READ
+    from verbena.memory.spaces import PAGE_AWAITED
     from verbena.transport.core import answer_at
     from verbena.transport.requester import ask_and_seal, mig_request, write_bth
     from verbena.transport.tables import *
-    from verbena.wire.kernels import copy, fill, put24, put32, put64
+    from verbena.wire.kernels import fill, put24, put32, put64
 
 
 def answer(q, kind, syndrome, psn):
@@ -38,6 +40,7 @@ def answer(q, kind, syndrome, psn):
     a.msn = q.msn
     a.destination = q.destination
     a.domain = q.domain
+    a.qpn = q.recv_qpn
     a.started = False
     a.repeated = False
     q.answers_tail += 1
@@ -72,9 +75,9 @@ def acknowledge_request(e, q, psn, asked):
     e.enlist(q)
 
 
-def not_ready(e, q):
-    """No receive request waits for this message (IBA vol. 1, 9.7.5.2.8)."""
-    e.counters[DROP_NO_RECEIVE] += 1
+def not_ready(e, q, reason):
+    """No receive request waits for this message (IBA vol. 1, 9.7.5.2.8), or a page that it needs is on its way in."""
+    e.counters[reason] += 1
     if q.reliable:
         e.counters[TX_RNR_NAKS] += 1
         q.nak_sent = True
@@ -82,6 +85,19 @@ def not_ready(e, q):
         q.ack_syndrome = AETH_RNR | q.min_rnr_code
         q.ack_psn = q.expected_psn
         e.enlist(q)
+
+
+def not_granted(e, q, key, address, length, access):
+    """The table of keys has not granted an access: refuse it, or have the peer wait for the page.  True if refused."""
+    if e.regions.reason == PAGE_AWAITED:
+        e.report(REPORT_FAULT, 0, 0)
+        if not q.reliable:
+            q.open = SKIPPING
+        not_ready(e, q, DROP_PAGE)
+        return False
+    e.denied(q, key, address, length, access)
+    refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+    return True
 
 
 def refuse(e, q, code, event, reason):
@@ -148,7 +164,7 @@ def answer_burst(e, q, b, size):
         a = answer_at(q, q.answers_head)
         if a.kind == ANSWER_READ:
             n = read_burst(e, q, a, b, size)
-            if n:
+            if n or q.parked:
                 return n
             continue
         q.answers_head += 1
@@ -193,17 +209,22 @@ def read_burst(e, q, a, b, size):
         if written + total > size:
             break
         if payload:
-            r = e.regions.find_remote(a.domain, a.key, a.address, payload, REMOTE_READ)
+            r = e.regions.find_remote(
+                a.domain, a.qpn, a.key, a.address, payload, payload, REMOTE_READ, a.psn, False
+            )
             if not r:
-                # The region was closed while it was being read.
-                if e.burst_packets == 0:
+                # The region was closed, or a page of it taken out, while it was being read.
+                if e.burst_packets == 0 and e.regions.reason == PAGE_AWAITED:
+                    e.park(q)
+                elif e.burst_packets == 0:
+                    e.denied(q, a.key, a.address, payload, REMOTE_READ)
                     q.answers_head += 1
                     q.expected_psn = a.psn
                     refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, READS_WITHDRAWN)
                     q.answers_head = q.answers_tail
                     return 0
                 break
-            copy(b, written + head, r.base, a.address - r.address, payload)
+            e.regions.get(r, a.address, b, written + head, payload)
         if pad:
             fill(b, written + head + payload, 0, pad)
         write_bth(

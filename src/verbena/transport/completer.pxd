@@ -16,5 +16,6 @@ cdef void acknowledgement(Core e, QueuePair *q, uint32_t syndrome, uint32_t psn,
 cdef void read_response(Core e, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t opcode, uint32_t psn,
                         uint64_t now) noexcept nogil
 cdef void atomic_response(Core e, QueuePair *q, uint8_t *b, size_t at, uint32_t psn, uint64_t now) noexcept nogil
+cdef void not_placed(Core e, QueuePair *q) noexcept nogil
 cdef void tick(Core e, QueuePair *q, uint64_t now) noexcept nogil
 cdef uint64_t rnr_delay_ns(uint32_t code) noexcept nogil

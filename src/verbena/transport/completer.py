@@ -13,12 +13,18 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
+    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
     from cython.cimports.verbena.transport.core import send_at
+    from cython.cimports.verbena.transport.local import settle_local
     from cython.cimports.verbena.transport.requester import after, chunk_end, is_read_or_atomic, send_failed
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import get64
 else:
+    from verbena.memory.entries import LOCAL_WRITE
+    from verbena.memory.spaces import PAGE_AWAITED
     from verbena.transport.core import send_at
+    from verbena.transport.local import settle_local
     from verbena.transport.requester import after, chunk_end, is_read_or_atomic, send_failed
     from verbena.transport.tables import *
     from verbena.wire.kernels import get64
@@ -83,6 +89,7 @@ def progressed(e, q, packets, now):
         q.sq_next = q.sq_una
         q.next_packet = (q.una_psn - w.first_psn) & PSN_MASK if q.sq_una != q.sq_head and w.started else 0
         q.rd_outstanding = 0
+    settle_local(e, q)
     q.deadline_ns = 0
     if q.una_psn != q.send_psn and q.timeout_ns:
         q.deadline_ns = now + q.timeout_ns
@@ -204,7 +211,7 @@ def read_response(e, q, b, at, n, opcode, psn, now):
     if n and not e.scatter(
         q.send_domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, offset, b, at, n
     ):
-        send_failed(e, q, LOC_PROT_ERR)
+        not_placed(e, q)
         return
     if ends and after(q.send_psn, psn) and q.rd_outstanding:
         q.rd_outstanding -= 1
@@ -212,6 +219,16 @@ def read_response(e, q, b, at, n, opcode, psn, now):
     if packet + 1 == w.packets:
         e.complete_send(q, SUCCESS)
     progressed(e, q, 1, now)
+
+
+def not_placed(e, q):
+    """What was read could not be written here: the request fails, or is sent again when the page has come."""
+    if e.regions.reason == PAGE_AWAITED:
+        go_back(e, q)
+        e.park(q)
+        return
+    e.denied_here(q, LOCAL_WRITE)
+    send_failed(e, q, LOC_PROT_ERR)
 
 
 def atomic_response(e, q, b, at, psn, now):
@@ -226,7 +243,7 @@ def atomic_response(e, q, b, at, psn, now):
     for i in range(8):
         b[at + 16 + i] = (value >> (8 * i)) & 0xFF
     if not e.scatter(q.send_domain, q.sge, (q.sq_una & q.sq_mask) * q.max_send_sge, w.sges, 0, b, at + 16, 8):
-        send_failed(e, q, LOC_PROT_ERR)
+        not_placed(e, q)
         return
     if after(q.send_psn, psn) and q.rd_outstanding:
         q.rd_outstanding -= 1
@@ -248,8 +265,8 @@ def tick(e, q, now):
         else:
             e.schedule(q, q.delay_ns)
     if q.deadline_ns and q.deadline_ns <= now:
-        if q.held:
-            # What was not allowed to leave cannot have been answered: that costs no retry.
+        if q.held or q.parked:
+            # What was not allowed to leave, or could not be placed, has no answer yet: that costs no retry.
             q.deadline_ns = now + q.timeout_ns
         else:
             e.counters[TIMEOUTS] += 1

@@ -29,6 +29,11 @@ cdef class Core(Notification):
     # Where the packet that is being executed came in (native InfiniBand)
     cdef uint32_t rx_slid, rx_sl, rx_path_bits
     cdef uint32_t rx_number  # of the port
+    cdef int32_t parked_head  # the first of those who wait for a page; -1 = nobody does
+    cdef uint8_t word[8]
+    # The piece of local memory that was not to be used
+    cdef uint32_t bad_key
+    cdef uint64_t bad_address, bad_length
 
     cdef void acquire(self)
     cdef void release(self)
@@ -51,9 +56,17 @@ cdef class Core(Notification):
     cdef void fail_context(self, QueuePair *c, int status) noexcept nogil
     cdef void recall(self, QueuePair *q) noexcept nogil
     cdef void give_back(self, QueuePair *q, bint told) noexcept nogil
+    cdef void park(self, QueuePair *q) noexcept nogil
+    cdef void denied(self, QueuePair *q, uint32_t key, uint64_t address, uint64_t length,
+                     uint32_t access) noexcept nogil
+    cdef void denied_here(self, QueuePair *q, uint32_t access) noexcept nogil
     cdef bint can_gather(self, QueuePair *q, uint32_t place, uint32_t access) noexcept nogil
     cdef bint gather(self, QueuePair *q, uint32_t place, uint64_t offset, uint8_t *to, size_t at,
                      size_t n) noexcept nogil
+    cdef bint check_list(self, int32_t domain, Sge *sge, uint32_t first, uint32_t sges,
+                         uint32_t access) noexcept nogil
+    cdef bint can_scatter(self, int32_t domain, Sge *sge, uint32_t first, uint32_t sges, uint64_t offset,
+                          size_t n) noexcept nogil
     cdef bint scatter(self, int32_t domain, Sge *sge, uint32_t first, uint32_t sges, uint64_t offset,
                       uint8_t *source, size_t at, size_t n) noexcept nogil
 

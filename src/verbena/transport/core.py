@@ -14,11 +14,13 @@ except ImportError:
 from verbena.transport.notification import Notification
 
 if cython.compiled:
-    from cython.cimports.verbena.memory.table import LOCAL_WRITE
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
+    from cython.cimports.verbena.memory.spaces import PAGE_ABSENT
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import copy
 else:
-    from verbena.memory.table import LOCAL_WRITE
+    from verbena.memory.entries import LOCAL_WRITE
+    from verbena.memory.spaces import PAGE_ABSENT
     from verbena.transport.tables import *
     from verbena.wire.kernels import copy
 
@@ -37,6 +39,10 @@ class Core(Notification):
         self.rx_slid = self.rx_sl = self.rx_path_bits = 0
         self.rx_number = 1
         self.burst_limit = BURST_PACKETS
+        self.parked_head = -1
+        self.bad_key = self.bad_address = self.bad_length = 0
+        if not cython.compiled:
+            self.word = bytearray(8)
         self.renew_lock()
 
     def renew_lock(self):
@@ -185,6 +191,12 @@ class Core(Notification):
             entry.opcode = WC_RDMA_WRITE
         elif w.operation == WR_DELAY:
             entry.opcode = WC_DELAY
+        elif w.operation == WR_BIND_MW:
+            entry.opcode = WC_BIND_MW
+        elif w.operation == WR_LOCAL_INV:
+            entry.opcode = WC_LOCAL_INV
+        elif w.operation == WR_REG_MR:
+            entry.opcode = WC_REG_MR
         else:
             entry.opcode = WC_SEND
         self.push(q.send_cq, cython.address(entry) if cython.compiled else entry, False)
@@ -354,19 +366,69 @@ class Core(Notification):
     def give_back(self, q, told):
         """A queue pair takes back the receive request that a context fills; `told`: it completes as flushed."""
 
+    # --- pages that are not there --------------------------------------------------------------------------
+
+    def park(self, q):
+        """A page that the queue pair needs is awaited: it sends no requests until `pages_came`."""
+        if not q.parked:
+            q.parked = True
+            q.parked_next = self.parked_head
+            self.parked_head = q.index
+        self.report(REPORT_FAULT, 0, 0)
+
+    def pages_came(self):
+        """Pages were brought in, or cannot be: who waits for one tries again.  True if somebody does."""
+        at: cython.int
+        waited: cython.bint = self.parked_head >= 0
+        while self.parked_head >= 0:
+            at = self.parked_head
+            self.parked_head = self.qps[at].parked_next
+            self.qps[at].parked = False
+            self.enlist(self.qps[at])
+        return waited
+
+    def forget(self, q):
+        at: cython.int = self.parked_head
+        if q.parked:
+            q.parked = False
+            if at == q.index:
+                self.parked_head = q.parked_next
+            else:
+                while self.qps[at].parked_next != q.index:
+                    at = self.qps[at].parked_next
+                self.qps[at].parked_next = q.parked_next
+        Notification.forget(self, q)
+
+    def denied(self, q, key, address, length, access):
+        """Count a peer's access that was not granted; a page that was missing is reported (document 003:882)."""
+        self.regions.deny(True, key, address, length, q.recv_qpn, access)
+        if self.regions.reason == PAGE_ABSENT:
+            self.report(REPORT_FAULT, 0, 0)
+
+    def denied_here(self, q, access):
+        """The same for a piece of local memory, the one that `can_gather`, `gather` or `scatter` has met last."""
+        self.regions.deny(False, self.bad_key, self.bad_address, self.bad_length, q.recv_qpn, access)
+        if self.regions.reason == PAGE_ABSENT:
+            self.report(REPORT_FAULT, 0, 0)
+
     # --- bytes --------------------------------------------------------------------------------------------
 
     def can_gather(self, q, place, access):
         """May every byte of a send request's list be used so (`access`: 0 to read, LOCAL_WRITE)?"""
-        i: cython.uint
         at: cython.uint = (place & q.sq_mask) * q.max_send_sge
         w = send_at(q, place)
         if w.flags & INLINE:
             return True
-        for i in range(w.sges):
-            if q.sge[at + i].length and not self.regions.find_local(
-                q.send_domain, q.sge[at + i].key, q.sge[at + i].address, q.sge[at + i].length, access
+        return self.check_list(q.send_domain, q.sge, at, w.sges, access)
+
+    def check_list(self, domain, sge, first, sges, access):
+        """May every byte of a list be used so?"""
+        i: cython.uint
+        for i in range(first, first + sges):
+            if sge[i].length and not self.regions.find_local(
+                domain, sge[i].key, sge[i].address, sge[i].length, access
             ):
+                self.bad_key, self.bad_address, self.bad_length = sge[i].key, sge[i].address, sge[i].length
                 return False
         return True
 
@@ -392,15 +454,17 @@ class Core(Notification):
                 q.send_domain, q.sge[first + i].key, q.sge[first + i].address + offset, part, 0
             )
             if not r:
+                self.bad_key, self.bad_length = q.sge[first + i].key, part
+                self.bad_address = q.sge[first + i].address + offset
                 return False
-            copy(to, at, r.base, q.sge[first + i].address + offset - r.address, part)
+            self.regions.get(r, q.sge[first + i].address + offset, to, at, part)
             at += part
             n -= part
             offset = 0
         return n == 0
 
-    def scatter(self, domain, sge, first, sges, offset, source, at, n):
-        """Copy n bytes into a list of buffers, from `offset` of the list on; False when one may not be written."""
+    def can_scatter(self, domain, sge, first, sges, offset, n):
+        """May n bytes be written into a list of buffers, from `offset` of the list on?"""
         i: cython.uint
         part: cython.ulonglong
         for i in range(first, first + sges):
@@ -412,10 +476,39 @@ class Core(Notification):
             part = sge[i].length - offset
             if part > n:
                 part = n
+            if not self.regions.find_local(domain, sge[i].key, sge[i].address + offset, part, LOCAL_WRITE):
+                self.bad_key, self.bad_address, self.bad_length = sge[i].key, sge[i].address + offset, part
+                return False
+            n -= part
+            offset = 0
+        return n == 0
+
+    def scatter(self, domain, sge, first, sges, offset, source, at, n):
+        """Copy n bytes into a list of buffers, from `offset` of the list on.
+
+        False when one of them may not be written: then none was.
+        """
+        i: cython.uint
+        part: cython.ulonglong
+        checked: cython.bint = False
+        for i in range(first, first + sges):
+            if n == 0:
+                return True
+            if offset >= sge[i].length:
+                offset -= sge[i].length
+                continue
+            part = sge[i].length - offset
+            if part > n:
+                part = n
+            if part < n and not checked:
+                if not self.can_scatter(domain, sge, i, first + sges - i, offset, n):
+                    return False
+                checked = True
             r = self.regions.find_local(domain, sge[i].key, sge[i].address + offset, part, LOCAL_WRITE)
             if not r:
+                self.bad_key, self.bad_address, self.bad_length = sge[i].key, sge[i].address + offset, part
                 return False
-            copy(r.base, sge[i].address + offset - r.address, source, at, part)
+            self.regions.put(r, sge[i].address + offset, source, at, part)
             at += part
             n -= part
             offset = 0

@@ -69,7 +69,7 @@ class EndToEnd(Core):
         c.service, c.reliable, c.end_to_end, c.rdd = RD, True, True, rdd
         c.sq_size, c.max_send_sge, c.max_inline = 1, MAX_SGE, inline
         c.path = c.send_cq = c.recv_cq = c.recv_queue = c.lender = c.line_qp = c.holder = -1
-        c.alt_path = c.held_next = -1
+        c.alt_path = c.held_next = c.parked_next = -1
         c.established = c.live = True
         c.sq[0].path = -1
         self.qps[at] = c

@@ -8,6 +8,9 @@ cdef enum:
     LARGEST_PAYLOAD = 4096
     MULTICAST_QPN = 0xFFFFFF
 
+cdef enum:
+    AHEAD_PACKETS = 4  # so many packets before a request is executed, its key is looked up
+
 cdef uint8_t _heads[256]
 cdef uint8_t _bodies[256]
 
@@ -18,6 +21,7 @@ cdef class Engine(Sources):
 
     cdef void take_burst(self, uint8_t *b, size_t n, size_t segment, uint8_t *source, uint32_t port,
                          uint32_t first, uint64_t now) noexcept nogil
+    cdef void look_ahead(self, uint8_t *b, size_t at, size_t n) noexcept nogil
     cdef void take_packet(self, uint8_t *b, size_t at, size_t n, uint32_t place, uint64_t now) noexcept nogil
     cdef void execute(self, QueuePair *q, uint8_t *b, size_t at, size_t n, uint32_t code, uint32_t pad,
                       uint64_t now) noexcept nogil

@@ -17,6 +17,8 @@ from verbena.transport.sources import Sources
 from verbena.transport.tables import COUNTERS
 
 if cython.compiled:
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
+    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
     from cython.cimports.verbena.transport.answers import answer_burst
     from cython.cimports.verbena.transport.completer import response, tick
     from cython.cimports.verbena.transport.reorder import arrived, gap_tick
@@ -34,6 +36,8 @@ if cython.compiled:
     )
 else:
     from verbena._declarations import declarations
+    from verbena.memory.entries import LOCAL_WRITE
+    from verbena.memory.spaces import PAGE_AWAITED
     from verbena.transport.answers import answer_burst
     from verbena.transport.completer import response, tick
     from verbena.transport.reorder import arrived, gap_tick
@@ -92,6 +96,7 @@ class Engine(Sources):
         at: cython.size_t = 0
         place: cython.uint = first
         length: cython.size_t
+        i: cython.uint
         if n == 0:
             # A datagram without a byte is a packet, too.
             self.counters[RX_PACKETS] += 1
@@ -100,11 +105,24 @@ class Engine(Sources):
         if segment == 0:
             segment = n
         self.know_source(source, port)
+        self.regions.now = now
+        for i in range(1, AHEAD_PACKETS):
+            self.look_ahead(b, i * segment, n)
         while at < n:
             length = min(segment, n - at)
+            self.look_ahead(b, at + AHEAD_PACKETS * segment, n)
             self.take_packet(b, at, length, place, now)
             at += length
             place += 1
+
+    def look_ahead(self, b, at, n):
+        """The key of a later request of a burst of n bytes is looked up while the ones before it are executed."""
+        code: cython.uint
+        if at + 32 > n:
+            return
+        code = b[at] & 0x1F
+        if code == WRITE_FIRST or (code >= WRITE_ONLY and code <= READ_REQUEST):
+            self.regions.expect(get32(b, at + 20))
 
     def take_packet(self, b, at, n, place, now):
         """One packet: checked, counted, executed."""
@@ -247,6 +265,11 @@ class Engine(Sources):
         if (
             flags and not self.scatter(q.domain, q.recv_sge, 0, q.recv_sges, 0, self.grh, 0, GRH_SPACE)
         ) or not self.scatter(q.domain, q.recv_sge, 0, q.recv_sges, GRH_SPACE, b, at + head, payload):
+            if self.regions.reason == PAGE_AWAITED:
+                self.counters[DROP_PAGE] += 1
+                self.report(REPORT_FAULT, 0, 0)
+                return
+            self.denied_here(q, LOCAL_WRITE)
             self.counters[DROP_PROTECTION] += 1
             self.complete_recv(q, LOC_PROT_ERR, WC_RECV, 0, 0, 0, 0, False)
             self.fail(q)
@@ -310,7 +333,7 @@ class Engine(Sources):
         Its packets and destination are in ``burst_segment``, ``burst_packets`` and ``burst_path``.
         """
         n: cython.size_t
-        self.now_ns = now
+        self.now_ns = self.regions.now = now
         while True:
             q = self.next_ready()
             if not q:
@@ -325,7 +348,7 @@ class Engine(Sources):
                 self.take_up(q)
             if q.answers_turn:
                 n = self.make_answers(q, b, size)
-            if n == 0 and (q.state == RTS or q.state == SQD):
+            if n == 0 and (q.state == RTS or q.state == SQD) and not q.parked:
                 n = self.make_requests(q, b, size, now)
                 q.answers_turn = True
             if n == 0:
@@ -349,6 +372,22 @@ class Engine(Sources):
             tick(self, q, now)
             if q.stripes:
                 gap_tick(self, q, now)
+
+    # --- pages (see `memory.spaces`) ------------------------------------------------------------------------
+
+    def take_faults(self):
+        """Pages that the host shall bring in: (space, page, to write?, key, queue pair)."""
+        self.acquire()
+        result = self.regions.take_faults()
+        self.release()
+        return result
+
+    def page_errors(self):
+        """Accesses that were refused because a page was missing, each once: (key, address, queue pair, remote?)."""
+        self.acquire()
+        result = self.regions.page_errors()
+        self.release()
+        return result
 
     # --- the same, for callers in Python ------------------------------------------------------------------
 
@@ -428,7 +467,7 @@ class Engine(Sources):
 
     def read_counters(self):
         """All counters by name."""
-        return {COUNTERS[i]: self.counters[i] for i in range(COUNTER_COUNT)}
+        return {COUNTERS[i]: self.counters[i] for i in range(COUNTER_COUNT)} | self.regions.read_counters()
 
     def path_source(self, index):
         """The GID, of this adapter, that a path begins at."""

@@ -41,7 +41,10 @@ class WROpcode(IntEnum):
     RDMA_READ = 4
     ATOMIC_CMP_AND_SWP = 5
     ATOMIC_FETCH_AND_ADD = 6
-    SEND_WITH_INV = 8
+    LOCAL_INV = 7
+    BIND_MW = 8
+    SEND_WITH_INV = 9
+    REG_MR = 32
     DELAY = 64
 
 
@@ -64,6 +67,9 @@ class CompletionOpcode(IntEnum):
     RDMA_READ = 2
     COMP_SWAP = 3
     FETCH_ADD = 4
+    BIND_MW = 5
+    LOCAL_INV = 6
+    REG_MR = 10
     DELAY = 64
     RECV = 128
     RECV_RDMA_WITH_IMM = 129
@@ -82,7 +88,8 @@ class CompletionFlags(IntFlag):
 class AsyncEventType(IntEnum):
     """Asynchronous events (IBA vol. 1, 11.6.3).
 
-    HANDLER_ERR, a completion handler raised, and HANDLER_STUCK, one has not returned for long, are Verbena's own.
+    HANDLER_ERR, a completion handler raised, HANDLER_STUCK, one has not returned for long, and PAGE_FAULT, that of
+    document 003:882, are Verbena's own.
     """
 
     CQ_ERR = 0
@@ -103,6 +110,7 @@ class AsyncEventType(IntEnum):
     GID_CHANGE = 18
     HANDLER_ERR = 64
     HANDLER_STUCK = 65
+    PAGE_FAULT = 66
 
 
 class Notify(IntEnum):

@@ -28,11 +28,13 @@ from verbena.transport.end_to_end import EndToEnd
 
 if cython.compiled:
     from cython.cimports.verbena.transport.core import loan_at, send_at
+    from cython.cimports.verbena.transport.local import is_local, perform
     from cython.cimports.verbena.transport.requester import is_read_or_atomic
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import copy
 else:
     from verbena.transport.core import loan_at, send_at
+    from verbena.transport.local import is_local, perform
     from verbena.transport.requester import is_read_or_atomic
     from verbena.transport.tables import *
     from verbena.wire.kernels import copy
@@ -64,6 +66,17 @@ class Lending(EndToEnd):
                 continue
             if w.flags & FENCE and q.rd_outstanding:
                 return
+            if is_local(w):
+                if w.operation == WR_LOCAL_INV and q.sq_una != q.sq_next:
+                    return
+                if perform(self, q, w) != SUCCESS:
+                    self.lost(q, q.sq_next, MW_BIND_ERR)
+                    return
+                loan.state = LOAN_OVER
+                loan.status = SUCCESS
+                q.sq_next += 1
+                self.settle(q)
+                continue
             problem = self.fitting(q, w, loan)
             if problem != SUCCESS:
                 self.lost(q, q.sq_next, problem)

@@ -6,6 +6,7 @@ from verbena.transport.tables cimport QueuePair, SendWqe
 
 cdef bint after(uint32_t a, uint32_t b) noexcept nogil
 cdef bint is_read_or_atomic(SendWqe *w) noexcept nogil
+cdef uint32_t read_chunk(QueuePair *q) noexcept nogil
 cdef uint32_t chunk_end(QueuePair *q, SendWqe *w, uint32_t packet) noexcept nogil
 cdef bint begin(Core e, QueuePair *q, SendWqe *w) noexcept nogil
 cdef bint may_send(Core e, QueuePair *q, SendWqe *w) noexcept nogil

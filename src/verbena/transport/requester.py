@@ -19,8 +19,10 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
-    from cython.cimports.verbena.memory.table import LOCAL_WRITE
+    from cython.cimports.verbena.memory.entries import LOCAL_WRITE
+    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED
     from cython.cimports.verbena.transport.core import send_at
+    from cython.cimports.verbena.transport.local import is_local, step_local
     from cython.cimports.verbena.transport.route import seal_route
     from cython.cimports.verbena.transport.tables import *
     from cython.cimports.verbena.wire.kernels import (
@@ -34,8 +36,10 @@ if cython.compiled:
         seed,
     )
 else:
-    from verbena.memory.table import LOCAL_WRITE
+    from verbena.memory.entries import LOCAL_WRITE
+    from verbena.memory.spaces import PAGE_AWAITED
     from verbena.transport.core import send_at
+    from verbena.transport.local import is_local, step_local
     from verbena.transport.route import seal_route
     from verbena.transport.tables import *
     from verbena.wire.kernels import (
@@ -60,9 +64,18 @@ def is_read_or_atomic(w):
     return w.operation >= WR_RDMA_READ and w.operation <= WR_ATOMIC_FETCH_AND_ADD
 
 
+def read_chunk(q):
+    """How many packets each request of a long READ asks for, but the last: half a window.
+
+    An odd number, so that a READ of its own is not likely to ask for as many: see `RegionTable.claimed`.
+    """
+    half: cython.uint = q.window_max >> 1
+    return (half - 1) | 1 if half else 1
+
+
 def chunk_end(q, w, packet):
     """The packet after the last one that the READ request covering `packet` asks for."""
-    chunk: cython.uint = max(q.window_max >> 1, 1)
+    chunk: cython.uint = read_chunk(q)
     end: cython.uint = (packet // chunk + 1) * chunk
     return min(end, w.packets)
 
@@ -82,9 +95,14 @@ def begin(e, q, w):
             problem = LOC_PROT_ERR
     elif not e.can_gather(q, q.sq_next, 0):
         problem = LOC_PROT_ERR
+    if problem == LOC_PROT_ERR and e.regions.reason == PAGE_AWAITED:
+        e.park(q)
+        return False
     if problem != SUCCESS:
         # Requests complete in order: a faulty one waits until it is the oldest.
         if q.sq_una == q.sq_next:
+            if problem == LOC_PROT_ERR:
+                e.denied_here(q, LOCAL_WRITE if is_read_or_atomic(w) else 0)
             send_failed(e, q, problem)
         return False
     w.started = True
@@ -237,10 +255,17 @@ def send_burst(e, q, b, size, now):
     e.burst_packets = 0
     while q.sq_next != q.sq_head and e.burst_packets < limit:
         w = send_at(q, q.sq_next)
-        if w.operation == WR_DELAY:
-            if e.burst_packets or not e.hold_back(q, w, now):
+        if w.operation > WR_ATOMIC_FETCH_AND_ADD:
+            if w.operation == WR_DELAY:
+                if e.burst_packets or not e.hold_back(q, w, now):
+                    break
+                continue
+            if is_local(w):
+                if step_local(e, q, w):
+                    continue
+                if w.refused and q.sq_una == q.sq_next and e.burst_packets == 0:
+                    send_failed(e, q, MW_BIND_ERR)
                 break
-            continue
         if not w.started and not begin(e, q, w):
             break
         if not may_send(e, q, w):
@@ -274,7 +299,10 @@ def send_burst(e, q, b, size, now):
         if payload and not e.gather(q, q.sq_next, offset, b, written + head, payload):
             # A region was closed under a message that had begun; what was sent of it cannot be taken back.  As in
             # `begin`, it waits until it is the oldest.
-            if e.burst_packets == 0 and q.sq_una == q.sq_next:
+            if e.burst_packets == 0 and e.regions.reason == PAGE_AWAITED:
+                e.park(q)
+            elif e.burst_packets == 0 and q.sq_una == q.sq_next:
+                e.denied_here(q, 0)
                 send_failed(e, q, LOC_PROT_ERR)
             break
         if pad:

@@ -19,25 +19,41 @@ except ImportError:
     from verbena import _cython_stub as cython
 
 if cython.compiled:
-    from cython.cimports.verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+    from cython.cimports.verbena.memory.entries import (
+        LOCAL_WRITE,
+        REMOTE_ATOMIC,
+        REMOTE_READ,
+        REMOTE_WRITE,
+        Region,
+    )
+    from cython.cimports.verbena.memory.spaces import PAGE_AWAITED, QP_RIGHTS
     from cython.cimports.verbena.transport.answers import (
         acknowledge_request,
         answer,
+        not_granted,
         not_ready,
         refuse,
         too_many,
     )
     from cython.cimports.verbena.transport.core import answer_at
-    from cython.cimports.verbena.transport.requester import after
+    from cython.cimports.verbena.transport.requester import after, read_chunk
     from cython.cimports.verbena.transport.tables import *
-    from cython.cimports.verbena.wire.kernels import copy, get32, get64
+    from cython.cimports.verbena.wire.kernels import get32, get64
 else:
-    from verbena.memory.table import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-    from verbena.transport.answers import acknowledge_request, answer, not_ready, refuse, too_many
+    from verbena.memory.entries import LOCAL_WRITE, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+    from verbena.memory.spaces import PAGE_AWAITED, QP_RIGHTS
+    from verbena.transport.answers import (
+        acknowledge_request,
+        answer,
+        not_granted,
+        not_ready,
+        refuse,
+        too_many,
+    )
     from verbena.transport.core import answer_at
-    from verbena.transport.requester import after
+    from verbena.transport.requester import after, read_chunk
     from verbena.transport.tables import *
-    from verbena.wire.kernels import copy, get32, get64
+    from verbena.wire.kernels import get32, get64
 
 
 def too_long(length):
@@ -156,7 +172,7 @@ def send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
         if not e.take_receive(q):
             if q.service == UC:
                 q.open = SKIPPING
-            not_ready(e, q)
+            not_ready(e, q, DROP_NO_RECEIVE)
             return
         q.received = 0
         q.open = SEND_OPEN
@@ -168,6 +184,16 @@ def send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
     if payload and not e.scatter(
         q.domain, q.recv_sge, 0, q.recv_sges, q.received, b, at + 12 + extended, payload
     ):
+        if e.regions.reason == PAGE_AWAITED:
+            # The receive request stays with the message, which comes again.
+            e.report(REPORT_FAULT, 0, 0)
+            if not q.reliable:
+                q.open = SKIPPING
+            elif ends & 1:
+                q.open = NOTHING_OPEN
+            not_ready(e, q, DROP_PAGE)
+            return
+        e.denied_here(q, LOCAL_WRITE)
         e.complete_recv(q, LOC_PROT_ERR, WC_RECV, q.received, 0, 0, q.destination, False)
         if q.reliable:
             refuse(e, q, NAK_REMOTE_OPERATION, -1, DROP_PROTECTION)
@@ -179,7 +205,8 @@ def send_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
     if ends & 2:
         if extended:
             immediate = get32(b, at + 12)
-        if flags == WC_WITH_INV and not e.regions.invalidate(q.domain, immediate):
+        if flags == WC_WITH_INV and not e.regions.invalidate(q.domain, q.recv_qpn, immediate):
+            e.regions.deny(True, immediate, 0, 0, q.recv_qpn, 0)
             refuse(e, q, NAK_REMOTE_OPERATION, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
             return
         accept(e, q, psn, 1, True, True, asked)
@@ -202,14 +229,13 @@ def write_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
         q.write_key = get32(b, at + 20)
         q.write_left = get32(b, at + 24)
         q.write_length = q.write_left
+        q.write_psn = psn
         if too_long(q.write_left):
             refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
             return
-        if not q.access & REMOTE_WRITE or (
-            q.write_left
-            and not e.regions.find_remote(q.domain, q.write_key, q.write_address, q.write_left, REMOTE_WRITE)
-        ):
-            refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+        if not q.access & REMOTE_WRITE:
+            e.regions.reason = QP_RIGHTS
+            not_granted(e, q, q.write_key, q.write_address, q.write_left, REMOTE_WRITE)
             return
         q.open = WRITE_OPEN
     if (
@@ -220,17 +246,44 @@ def write_packet(e, q, b, at, n, opcode, psn, pad, solicited, asked):
     ):
         refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
         return
+    if payload:
+        # The first packet answers for the whole message: nothing is placed of one that would be refused later.
+        r = e.regions.find_remote(
+            q.domain,
+            q.recv_qpn,
+            q.write_key,
+            q.write_address,
+            q.write_left if ends & 1 else payload,
+            payload,
+            REMOTE_WRITE,
+            q.write_psn,
+            (ends & 1) != 0,
+        )
+        if not r:
+            if ends & 1:
+                q.open = NOTHING_OPEN
+            not_granted(e, q, q.write_key, q.write_address, q.write_left, REMOTE_WRITE)
+            return
     if immediate and not e.take_receive(q):
         if q.service == UC or ends & 1:
             q.open = NOTHING_OPEN
-        not_ready(e, q)
+        not_ready(e, q, DROP_NO_RECEIVE)
         return
     if payload:
-        r = e.regions.find_remote(q.domain, q.write_key, q.write_address, payload, REMOTE_WRITE)
-        if not r:
-            refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
-            return
-        copy(r.base, q.write_address - r.address, b, at + 12 + extended, payload)
+        if ends & 1:
+            e.regions.use(
+                r,
+                q.recv_qpn,
+                q.destination,
+                e.paths[q.path].remote,
+                psn,
+                (cython.cast(cython.uint, q.write_left) + q.mtu - 1) // q.mtu,
+                q.write_address,
+                q.write_left,
+                REMOTE_WRITE,
+                False,
+            )
+        e.regions.put(r, q.write_address, b, at + 12 + extended, payload)
         q.write_address += payload
         q.write_left -= payload
     accept(e, q, psn, 1, (ends & 2) != 0, True, asked)
@@ -264,11 +317,30 @@ def read_request(e, q, b, at, psn, repeated):
     elif too_long(length) or too_many(q):
         refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
         return
-    if not q.access & REMOTE_READ or (
-        length and not e.regions.find_remote(q.domain, key, address, length, REMOTE_READ)
-    ):
-        refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
-        q.ack_psn = psn
+    if cython.compiled:
+        r: cython.pointer(Region) = cython.NULL
+    else:
+        r = None
+    if not q.access & REMOTE_READ:
+        e.regions.reason = QP_RIGHTS
+    elif length:
+        r = e.regions.find_remote(
+            q.domain,
+            q.recv_qpn,
+            key,
+            address,
+            length,
+            min(length, cython.cast(cython.ulonglong, q.mtu)),
+            REMOTE_READ,
+            psn,
+            not repeated,
+        )
+    if not q.access & REMOTE_READ or (length and not r):
+        if repeated and e.regions.reason == PAGE_AWAITED:
+            e.counters[DROP_PAGE] += 1
+            e.report(REPORT_FAULT, 0, 0)
+        elif not_granted(e, q, key, address, length, REMOTE_READ):
+            q.ack_psn = psn
         return
     if repeated:
         place = q.answers_head
@@ -286,6 +358,19 @@ def read_request(e, q, b, at, psn, repeated):
     if repeated:
         e.counters[RX_DUPLICATE] += 1
     else:
+        if length:
+            e.regions.use(
+                r,
+                q.recv_qpn,
+                q.destination,
+                e.paths[q.path].remote,
+                psn,
+                packets,
+                address,
+                length,
+                REMOTE_READ,
+                packets == read_chunk(q),
+            )
         accept(e, q, psn, packets, True, False, False)
     a = answer_at(q, q.answers_tail - 1)
     a.last_psn = (psn + packets - 1) & PSN_MASK
@@ -306,27 +391,32 @@ def atomic_request(e, q, b, at, opcode, psn):
     old: cython.ulonglong = 0
     new: cython.ulonglong
     i: cython.int
-    where: cython.ulonglong
     word_mask: cython.ulonglong = (cython.cast(cython.ulonglong, 1) << 63 << 1) - 1
     if address & 7 or too_many(q):
         refuse(e, q, NAK_INVALID_REQUEST, ASYNC_QP_REQ_ERR, DROP_INVALID_REQUEST)
         return
-    r = e.regions.find_remote(q.domain, key, address, 8, REMOTE_ATOMIC)
+    r = e.regions.find_remote(q.domain, q.recv_qpn, key, address, 8, 8, REMOTE_ATOMIC, psn, True)
     if not r or not q.access & REMOTE_ATOMIC:
-        refuse(e, q, NAK_REMOTE_ACCESS, ASYNC_QP_ACCESS_ERR, DROP_PROTECTION)
+        if not q.access & REMOTE_ATOMIC:
+            e.regions.reason = QP_RIGHTS
+        not_granted(e, q, key, address, 8, REMOTE_ATOMIC)
         return
     if not answer(q, ANSWER_ATOMIC, AETH_ACK, psn):
         e.counters[DROP_ANSWERS_FULL] += 1
         return
-    where = address - r.address
+    e.regions.use(
+        r, q.recv_qpn, q.destination, e.paths[q.path].remote, psn, 1, address, 8, REMOTE_ATOMIC, False
+    )
+    e.regions.get(r, address, e.word, 0, 8)
     for i in range(8):
-        old |= cython.cast(cython.ulonglong, r.base[where + i]) << (8 * i)
+        old |= cython.cast(cython.ulonglong, e.word[i]) << (8 * i)
     if opcode == FETCH_ADD:
         new = (old + operand) & word_mask
     else:
         new = operand if old == compare else old
     for i in range(8):
-        r.base[where + i] = (new >> (8 * i)) & 0xFF
+        e.word[i] = (new >> (8 * i)) & 0xFF
+    e.regions.put(r, address, e.word, 0, 8)
     q.atomics[q.atomics_next].psn = psn
     q.atomics[q.atomics_next].value = old
     q.atomics[q.atomics_next].live = True

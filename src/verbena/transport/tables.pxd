@@ -2,7 +2,7 @@
 # where these are declared; the uncompiled twin reads this file (see _declarations.py).
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from verbena.memory.table cimport RegionTable
+from verbena.memory.windows cimport WindowTable
 
 cdef enum:  # transport services
     RC = 0
@@ -29,7 +29,10 @@ cdef enum:  # operations of work requests, values as in Linux' enum ibv_wr_opcod
     WR_RDMA_READ = 4
     WR_ATOMIC_CMP_AND_SWP = 5
     WR_ATOMIC_FETCH_AND_ADD = 6
-    WR_SEND_WITH_INV = 8
+    WR_LOCAL_INV = 7
+    WR_BIND_MW = 8
+    WR_SEND_WITH_INV = 9
+    WR_REG_MR = 32
     WR_DELAY = 64  # Verbena's own numbers, beyond Linux': delays what follows it
     WR_RESYNC = 65  # an end-to-end context's own request
 
@@ -45,6 +48,9 @@ cdef enum:  # completions: enum ibv_wc_opcode, and flags enum ibv_wc_flags
     WC_RDMA_READ = 2
     WC_COMP_SWAP = 3
     WC_FETCH_ADD = 4
+    WC_BIND_MW = 5
+    WC_LOCAL_INV = 6
+    WC_REG_MR = 10
     WC_DELAY = 64
     WC_RECV = 128
     WC_RECV_RDMA_WITH_IMM = 129
@@ -59,6 +65,7 @@ cdef enum:  # completion status, values as in errors.CompletionStatus
     LOC_EEC_OP_ERR = 3
     LOC_PROT_ERR = 4
     WR_FLUSH_ERR = 5
+    MW_BIND_ERR = 6
     BAD_RESP_ERR = 7
     LOC_ACCESS_ERR = 8
     REM_INV_REQ_ERR = 9
@@ -131,6 +138,7 @@ cdef enum:  # reports to the software above, in `Core.reports`
     REPORT_CQ = 0  # a completion queue without handler has an event (b = 1), or what is awaited (b = 0); a = queue
     REPORT_ASYNC = 1  # an asynchronous event; a = its type (ASYNC_*), b = queue pair, queue or shared queue
     REPORT_VIOLATION = 2  # a packet with a wrong key; a = the port, see `NativeEngine.violations`
+    REPORT_FAULT = 3  # pages to bring in, or that were missing; see `Engine.take_faults`, `Engine.page_errors`
 
 cdef enum:  # wrong keys that packets show, by the numbers of the traps (IBA vol. 1, 14.2.5.1)
     VIOLATION_PKEY = 257
@@ -220,6 +228,7 @@ cdef enum:  # places in Core.counters; their names are in state.COUNTERS, in the
     REORDER_OVERFLOW
     REORDER_EXPIRED
     TX_RESYNCS
+    DROP_PAGE
     COUNTER_COUNT
 
 cdef enum:
@@ -255,6 +264,7 @@ cdef struct SendWqe:
     uint8_t flags
     uint8_t sges
     bint started  # has PSNs
+    bint refused  # a bind or registration that failed, and waits to be the oldest
 
 cdef struct Loan:  # what a request of a reliable-datagram queue pair needs beside its SendWqe
     uint32_t number  # of the end-to-end context that it names
@@ -361,6 +371,7 @@ cdef struct Answer:
     uint32_t key
     uint32_t destination  # queue pair that it goes to
     int32_t domain  # that the memory belongs to
+    uint32_t qpn  # that it was asked for by
     uint64_t address
     uint64_t left
     uint64_t value
@@ -402,6 +413,8 @@ cdef struct QueuePair:
     bint ack_each  # acknowledge every request packet (document 003); else coalesce (IBA 9.7.5.1.2)
     bint established
     bint live
+    bint parked  # a page that it needs is awaited
+    int32_t parked_next  # another one that waits so; -1 = the last
     bint held  # its path is closed for now, see `NativeEngine.set_open`
     bint mig_refused  # PATH_MIG_ERR was reported
     uint8_t mig_state
@@ -453,6 +466,7 @@ cdef struct QueuePair:
     uint64_t write_left
     uint64_t write_length
     uint32_t write_key
+    uint32_t write_psn  # of the message's first packet
     Answer *answers
     uint32_t answers_size  # a power of two
     uint32_t answers_head
@@ -516,7 +530,7 @@ cdef struct Flow:  # identifications seen from one IPv4 source
     uint64_t seen_ns
 
 cdef class Tables:
-    cdef RegionTable regions
+    cdef WindowTable regions
     cdef QueuePair **qps
     cdef RecvQueue **recv_queues
     cdef CompletionRing **cqs

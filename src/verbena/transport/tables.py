@@ -90,6 +90,7 @@ COUNTERS = (
     "reorder.overflow",
     "reorder.expired",
     "tx.resyncs",
+    "drop.page_awaited",
 )
 
 
@@ -394,7 +395,7 @@ class Tables:
         q.service, q.domain, q.send_cq, q.recv_cq = service, domain, send_cq, recv_cq
         q.recv_queue, q.sq_size, q.sq_mask = recv_queue, sq_size, places - 1
         q.max_send_sge, q.max_inline, q.path, q.live = sges, max_inline, -1, True
-        q.alt_path, q.held_next = -1, -1
+        q.alt_path, q.held_next, q.parked_next = -1, -1, -1
         q.send_domain, q.recv_qpn, q.reliable, q.lender, q.holder = domain, q.qpn, service == RC, -1, -1
         self.qps[at] = q
         to_send.users += 1
@@ -414,6 +415,7 @@ class Tables:
         if q.alt_path >= 0:
             self.free_path(q.alt_path)
         self.forget(q)
+        self.regions.forget_queue_pair(q.qpn)
         self.free_context(at)
         if index >= 16:
             self._free_qp.insert(0, index)

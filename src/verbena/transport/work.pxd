@@ -32,6 +32,8 @@ cdef class WorkRequest:
     cdef public uint32_t remote_qkey
     cdef public object ee
     cdef public uint64_t delay_ns
+    cdef public object mw
+    cdef public object bind
 
 cdef class RecvRequest:
     cdef public uint64_t wr_id
@@ -60,6 +62,7 @@ cdef class Destination:
 cdef class Work(Lending):
     cdef uint32_t listed  # entries of the list that `put_list` copied last
     cdef uint64_t put_list(self, Sge *sge, uint32_t at, object entries, uint32_t limit) except? 1
+    cdef bint put_local(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint may_post(self, QueuePair *q, int path) except False
     cdef bint aim(self, QueuePair *q, SendWqe *w, WorkRequest request) except False
     cdef bint name_context(self, QueuePair *q, SendWqe *w, WorkRequest request) except False

@@ -22,13 +22,23 @@ from verbena.errors import (
 )
 from verbena.transport.kinds import CompletionFlags, CompletionOpcode, QPState, QPType, WROpcode
 from verbena.transport.lending import Lending
+from verbena.transport.local import BindInfo, FastRegistration, WindowHandle
 
 if cython.compiled:
     from cython.cimports.verbena.transport.core import entry_at, loan_at, recv_at, send_at
+    from cython.cimports.verbena.transport.local import (
+        BindInfo,
+        FastRegistration,
+        WindowHandle,
+        is_local,
+        put_bind,
+        put_registration,
+    )
     from cython.cimports.verbena.transport.tables import *
 else:
     from verbena._declarations import declarations
     from verbena.transport.core import entry_at, loan_at, recv_at, send_at
+    from verbena.transport.local import is_local, put_bind, put_registration
     from verbena.transport.tables import *
 
     globals().update(declarations(__file__))
@@ -102,9 +112,11 @@ class WorkRequest:
     wr_id: the program's own number, comes back in the completion.  opcode: a `WROpcode`.  sg_list: the local buffers,
     as `ScatterGatherEntry`s; gathered for SEND and RDMA WRITE, scattered into for RDMA READ and atomics (8 bytes).
     flags: `SendFlags`.  imm_data: 32 bits for …_WITH_IMM.  remote_addr, rkey: for RDMA and atomics.  compare_add: what
-    COMPARE_SWAP expects or FETCH_ADD adds; swap: the new value.  invalidate_rkey: for SEND_WITH_INV.  ah, remote_qpn,
+    COMPARE_SWAP expects or FETCH_ADD adds; swap: the new value.  invalidate_rkey: for SEND_WITH_INV and LOCAL_INV.
+    mw, bind: the window and `BindInfo` of BIND_MW; bind: the `FastRegistration` of REG_MR.  ah, remote_qpn,
     remote_qkey: the destination of a datagram.  ee: on a reliable-datagram queue pair the `EndToEndContext` (or its
-    number) by which the message goes to remote_qpn.  delay_ns: how long DELAY holds up what follows it, less than 2^56.
+    number) by which the message goes to remote_qpn.  delay_ns: how long DELAY holds up what follows it, less than
+    2^56.
 
     Raises `InvalidAttributeError` for a value that does not fit its field.
     """
@@ -126,6 +138,8 @@ class WorkRequest:
         remote_qkey=0,
         ee=None,
         delay_ns=0,
+        mw=None,
+        bind=None,
     ):
         try:
             if not cython.compiled:
@@ -148,6 +162,8 @@ class WorkRequest:
         self.sg_list = sg_list
         self.ah = ah
         self.ee = ee
+        self.mw = mw
+        self.bind = bind
 
     def __repr__(self):
         return f"WorkRequest(wr_id={self.wr_id}, opcode={self.opcode}, sg_list={self.sg_list!r})"
@@ -343,7 +359,9 @@ class Work(Lending):
             raise InvalidAttributeError(f"{total} bytes in one message: at most 2^31 - 1")
         w = send_at(q, q.sq_head)
         w.path = -1
-        if q.service == UD and operation != WR_DELAY:
+        w.operation = operation
+        local: cython.bint = operation == WR_DELAY or is_local(w)
+        if q.service == UD and not local:
             if total > q.mtu:
                 raise InvalidAttributeError(
                     f"a datagram holds at most the path MTU of {q.mtu} bytes, not {total}"
@@ -357,7 +375,7 @@ class Work(Lending):
         elif q.service == RAW_IPV6 or q.service == RAW_ETHERTYPE:
             _check_raw(q.service, total, q.mtu)
             self.aim(q, w, request)
-        if (q.state == RTS or q.state == SQD) and operation != WR_DELAY:
+        if (q.state == RTS or q.state == SQD) and not local:
             self.may_post(q, w.path if q.service >= UD else q.path)
         if operation == WR_ATOMIC_CMP_AND_SWP or operation == WR_ATOMIC_FETCH_AND_ADD:
             if total != 8:
@@ -374,7 +392,9 @@ class Work(Lending):
         w.remote_key = request.rkey
         w.compare_add = request.delay_ns if operation == WR_DELAY else request.compare_add
         w.swap = request.swap
-        w.started = False
+        w.started = w.refused = False
+        if local and operation != WR_DELAY:
+            self.put_local(q, w, request)
         if w.flags & INLINE:
             if total > q.max_inline:
                 raise InvalidAttributeError(
@@ -407,6 +427,26 @@ class Work(Lending):
             self.step(412, q.send_cq, q.qpn, 0)
         return True
 
+    def put_local(self, q, w, request):
+        """What the adapter does by itself: see `local`."""
+        if request.sg_list or request.flags & INLINE:
+            raise InvalidAttributeError(
+                f"{WROpcode(request.opcode).name} moves no data: leave sg_list empty, and flags without INLINE"
+            )
+        if request.opcode == WR_LOCAL_INV:
+            w.immediate = request.invalidate_rkey
+        elif request.opcode == WR_BIND_MW:
+            if not isinstance(request.mw, WindowHandle) or not isinstance(request.bind, BindInfo):
+                raise InvalidAttributeError(
+                    "BIND_MW needs a window and what to bind it to: mw=, bind=BindInfo(…)"
+                )
+            put_bind(self, q, w, request.mw, request.bind)
+        else:
+            if not isinstance(request.bind, FastRegistration):
+                raise InvalidAttributeError("REG_MR needs what to register: bind=FastRegistration(…)")
+            put_registration(self, q, w, request.bind)
+        return True
+
     def may_post(self, q, path):
         """Raise unless requests may be posted for this path now (see `ports`); -1 for reliable datagrams."""
         return True
@@ -417,7 +457,7 @@ class Work(Lending):
         loan.state = LOAN_IDLE
         loan.number = 0
         loan.rnr_left = q.rnr_retry
-        if request.opcode == WR_DELAY:
+        if request.opcode == WR_DELAY or is_local(w):
             return True
         number = getattr(request.ee, "ee_num", request.ee)
         if number is None:
@@ -524,11 +564,17 @@ class Work(Lending):
 def allowed(service, operation):
     """Does the service carry the operation (IBA vol. 1, table 36)?
 
-    DELAY sends nothing, so that all have it but raw datagrams, which have nothing but SEND.
+    DELAY, BIND_MW, LOCAL_INV and REG_MR send nothing, so that all have them but raw datagrams, which have nothing but
+    SEND.
     """
     if service == RAW_IPV6 or service == RAW_ETHERTYPE:
         return operation == WR_SEND
-    if operation == WR_DELAY:
+    if (
+        operation == WR_DELAY
+        or operation == WR_BIND_MW
+        or operation == WR_LOCAL_INV
+        or operation == WR_REG_MR
+    ):
         return True
     if service == RD:
         return 0 <= operation <= WR_ATOMIC_FETCH_AND_ADD

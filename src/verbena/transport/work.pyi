@@ -27,6 +27,8 @@ class WorkRequest:
     remote_qkey: int
     ee: Any
     delay_ns: int
+    mw: Any
+    bind: Any
     def __init__(
         self,
         wr_id: int = 0,
@@ -44,6 +46,8 @@ class WorkRequest:
         remote_qkey: int = 0,
         ee: Any = None,
         delay_ns: int = 0,
+        mw: Any = None,
+        bind: Any = None,
     ) -> None: ...
 
 class RecvRequest:

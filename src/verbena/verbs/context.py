@@ -6,14 +6,18 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 from verbena.adapter.attributes import AdapterAttributes, ContextCounts, DeviceAttributes, PortAttributes
 from verbena.adapter.channel_adapter import AsyncEvent, ChannelAdapter
 from verbena.adapter.end_to_end import EndToEndTable
 from verbena.adapter.gid import Gid
-from verbena.errors import ClosedError, InvalidAttributeError
+from verbena.adapter.local_protection import LocalProtection
+from verbena.adapter.protection_options import DEFAULT_PROTECTION, ProtectionOptions
+from verbena.errors import ClosedError, InvalidAttributeError, InvalidStateError
 from verbena.management.datagrams import MadAddress
+from verbena.memory.manager import VirtualMemoryManager
+from verbena.memory.process import Process
 from verbena.transport.kinds import AsyncEventType, Notify
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.cm import ConnectionService, Listener
@@ -24,6 +28,7 @@ from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
 from verbena.verbs.handler_verbs import HandlerVerbs
 from verbena.verbs.handlers import Calls, CompletionHandler
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
+from verbena.verbs.process_domain import ProcessDomain
 from verbena.verbs.protocols import ProtocolRegistration, protocol_of
 from verbena.verbs.queue_pair import QueuePair
 from verbena.verbs.signal import Signal
@@ -52,6 +57,7 @@ class Context(HandlerVerbs):
         self._connections: ConnectionService | None = None
         self._subnet: SubnetService | None = None
         self._connecting = False
+        self._protection: LocalProtection | None = None
         self._open = True
         adapter.event_sink = self._on_async_event
         adapter.message_sink = self._on_message
@@ -111,10 +117,59 @@ class Context(HandlerVerbs):
 
     # --- making things ------------------------------------------------------------------------------------
 
-    def alloc_pd(self) -> ProtectionDomain:
-        """A new protection domain."""
+    def attach_memory(
+        self,
+        memory: VirtualMemoryManager,
+        options: ProtectionOptions = DEFAULT_PROTECTION,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """The adapter is one of the host that has this memory (document 003, figure 12), from now on.
+
+        options: which of the document's embodiments.  name: what reports call it, by default the adapter's.  Raises
+        `InvalidStateError` when it has memory already.
+        """
+        adapter = self._checked()
+        if self._protection is not None:
+            raise InvalidStateError("the adapter is attached to a host's memory already")
+        self._protection = LocalProtection(
+            memory,
+            adapter.regions,
+            adapter.clock,
+            options,
+            name=adapter.limits.name if name is None else name,
+            lock=adapter.engine,
+            kick=self._pages_changed,
+        )
+        protection = self._protection
+        adapter.memory.on_page_fault = lambda fault: protection.fault(
+            fault.space, fault.page, fault.write, fault.qp_num
+        )
+
+    def _pages_changed(self) -> None:
+        """Who waits for a page may go on."""
+        with self.adapter.engine:
+            self.adapter.engine.pages_came()
+        self.driver.kick()
+
+    @overload
+    def alloc_pd(self) -> ProtectionDomain: ...
+    @overload
+    def alloc_pd(self, process: None) -> ProtectionDomain: ...
+    @overload
+    def alloc_pd(self, process: Process) -> ProcessDomain: ...
+
+    def alloc_pd(self, process: Process | None = None) -> ProtectionDomain:
+        """A new protection domain.
+
+        process: one of the host's whose memory is attached; work requests then name that process's addresses.
+        """
         self._checked()
-        return ProtectionDomain(self)
+        if process is None:
+            return ProtectionDomain(self)
+        if self._protection is None:
+            raise InvalidStateError("no memory is attached to this adapter: call attach_memory first")
+        return ProcessDomain(self, self._protection, process)
 
     def alloc_rdd(self) -> ReliableDatagramDomain:
         """A new reliable datagram domain."""
@@ -288,7 +343,7 @@ class Context(HandlerVerbs):
             qp = self.queue_pairs.get(event.qp_num)
             if qp is None:  # closed in the meantime: nobody is left whom it concerns
                 return
-            event = AsyncEvent(event.type, qp_num=qp.qp_num, source=qp)
+            event = replace(event, qp_num=qp.qp_num, source=qp)
         elif event.handler is not None:
             record = self.adapter.handlers.records.get(event.handler)
             event = replace(event, source=None if record is None else CompletionHandler(self, record))
@@ -382,6 +437,8 @@ class Context(HandlerVerbs):
                 item.__exit__()
         for item in list(self._objects):
             item.close()
+        if self._protection is not None:
+            self._protection.close()
         self.driver.close()
         self._event_signal.notify()
 

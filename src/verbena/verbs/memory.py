@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, QPCapabilities
 from verbena.errors import ClosedError, InvalidAttributeError, InvalidStateError
 from verbena.memory.access import Access
 from verbena.transport.kinds import QPType
-from verbena.transport.work import Destination, RecvRequest, ScatterGatherEntry
+from verbena.transport.work import Destination, RecvRequest
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.queue_pair import QueuePair
+from verbena.verbs.regions import FastMemoryRegion, MemoryRegion, PagedRegion
+from verbena.verbs.windows import MemoryWindow, WindowType, require_window
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
@@ -57,6 +57,75 @@ class ProtectionDomain:
         if not isinstance(length, int) or length < 0:
             raise InvalidAttributeError(f"length = {length!r}: a number of bytes, 0 or more")
         return MemoryRegion(self.checked(), bytearray(length), access, iova)
+
+    def reg_space(
+        self,
+        address: int = 0,
+        length: int | None = None,
+        access: Access = Access.LOCAL_WRITE,
+        *,
+        iova: int | None = None,
+    ) -> PagedRegion:
+        """Register a range of the domain's address space; by default all of it, what comes into it later included.
+
+        address: in the space.  iova: the address under which it is named; by default the same.  Nothing is pinned: see
+        `PagedRegion`.  Raises `InvalidAttributeError` when the domain has no space, or not the whole range, or rights
+        beyond it; `ResourceError`.
+        """
+        return PagedRegion(self.checked(), address, length, access, iova)
+
+    def alloc_fast_reg_mr(self, max_pages: int, page_bits: int = 12) -> FastMemoryRegion:
+        """A region for REG_MR work requests, of at most max_pages pages of 2^page_bits bytes."""
+        return FastMemoryRegion(self.checked(), max_pages, page_bits)
+
+    def use_space(self, space: int, virtual: int | None = None) -> None:
+        """Tie the domain to an address space of the adapter (`ChannelAdapter.memory`), until the domain is closed.
+
+        From then on work requests name its addresses by the reserved local key 0, and keys are bound to them without a
+        region.  virtual: for kernel consumers, the space of virtual addresses, by the reserved local key 1.
+        """
+        self.context.adapter.memory.tie(self.checked().number, space, virtual)
+
+    def alloc_mw(self, window_type: WindowType = WindowType.TYPE_1) -> MemoryWindow:
+        """A memory window (IBA vol. 1, 11.2.8.9), bound to nothing.  Raises `ResourceError`."""
+        return MemoryWindow(self.checked(), window_type)
+
+    def allocate_rkey(self, n: int = 1, *, one_shot: bool = False) -> list[MemoryWindow]:
+        """AllocateRKey (document 003:866): n remote keys, bound to nothing.
+
+        one_shot: each is disabled by the first operation that uses it, until it is bound again (003:884).  Raises
+        `ResourceError`, and then none was allocated.
+        """
+        if not isinstance(n, int) or n < 1:
+            raise InvalidAttributeError(f"n = {n!r}: 1 or more keys")
+        made: list[MemoryWindow] = []
+        try:
+            for _ in range(n):
+                made.append(MemoryWindow(self.checked(), WindowType.RKEY, one_shot))
+        except Exception:
+            for window in made:
+                window.close()
+            raise
+        return made
+
+    def deallocate_rkey(self, key: MemoryWindow) -> None:
+        """DeallocateRKey (document 003:880): retire a key; if it is bound, it is unbound by that.
+
+        Raises `ClosedError` when it was retired before, `InvalidAttributeError` for a key of another domain.
+        """
+        require_window(key, self).close()
+
+    def region_over(self, address: int, length: int) -> MemoryRegion | None:
+        """An open region of the domain, registered with WINDOW_BIND, that holds the range; None if there is none."""
+        for member in tuple(self.members):
+            if (
+                isinstance(member, MemoryRegion)
+                and member.access & Access.WINDOW_BIND
+                and member.addr <= address
+                and address + length <= member.addr + member.length
+            ):
+                return member
+        return None
 
     def create_qp(
         self,
@@ -126,6 +195,7 @@ class ProtectionDomain:
             raise InvalidStateError(
                 f"the protection domain still holds {len(self.members)} objects ({kinds})"
             )
+        self.context.adapter.memory.untie(self.number)
         self._open = False
         self.context.adapter.free_pd(self.number)
         self.context.let_go(self)
@@ -142,91 +212,14 @@ class ProtectionDomain:
 
     def __exit__(self, *_: object) -> None:
         members = tuple(self.members)  # other threads may still open and close some
-        for member in sorted(members, key=lambda m: not isinstance(m, QueuePair)):
+        for member in sorted(members, key=_closing_order):
             member.close()
         self.close()
 
 
-class MemoryRegion:
-    """A registered buffer.  Made by `ProtectionDomain.reg_mr` and `alloc_mr`; a context manager.
-
-    addr: the I/O virtual address of its first byte (not the process's pointer).  length: bytes.  lkey, rkey: what
-    work requests and peers show to use it.  buf: its bytes.
-    """
-
-    def __init__(self, pd: ProtectionDomain, buffer: Any, access: Access, iova: int | None) -> None:
-        self.pd = pd
-        self._engine = pd.context.adapter.engine
-        self._table = pd.context.adapter.regions
-        if not isinstance(access, int):
-            raise InvalidAttributeError(f"access = {access!r}: combine members of Access")
-        if iova is not None and not isinstance(iova, int):
-            raise InvalidAttributeError(f"iova = {iova!r}: a 64-bit address, or None")
-        try:
-            view = memoryview(buffer)
-        except TypeError:
-            raise InvalidAttributeError(
-                f"a {type(buffer).__name__} has no buffer to register: use a bytearray, numpy array, mmap, …"
-            ) from None
-        except (BufferError, ValueError) as error:  # a closed mmap, an array of dates, …
-            raise InvalidAttributeError(
-                f"this {type(buffer).__name__} gives no access to its bytes: {error}"
-            ) from None
-        if "O" in view.format:
-            raise InvalidAttributeError(
-                "an array of Python objects cannot be registered: peers exchange bytes"
-            )
-        with self._engine:
-            pd.checked()
-            self._index, self.addr, self.length, self.lkey, self.rkey = self._table.register(
-                view, pd.number, int(access), iova
-            )
-        self.access = Access(access)
-        self.buf: memoryview = view.cast("B") if view.nbytes else memoryview(bytearray())
-        self._view = view
-        self._open = True
-        pd.members.add(self)
-
-    def sge(self, offset: int = 0, length: int | None = None) -> ScatterGatherEntry:
-        """A piece of the region for a work request's list; by default all of it.  Raises `InvalidAttributeError`."""
-        if not self._open:
-            raise ClosedError("this memory region is closed")
-        if not isinstance(offset, int) or not isinstance(length, (int, NoneType)):
-            raise InvalidAttributeError(f"offset = {offset!r}, length = {length!r}: numbers of bytes")
-        if length is None:
-            length = self.length - offset
-        if offset < 0 or length < 0 or offset + length > self.length:
-            raise InvalidAttributeError(
-                f"bytes {offset} to {offset + length} are not within the region's {self.length}"
-            )
-        return ScatterGatherEntry(self.addr + offset, length, self.lkey)
-
-    def close(self) -> None:
-        """Deregister: its keys open nothing from now on."""
-        with self._engine:
-            if not self._open:
-                return
-            self._open = False
-            self._table.deregister(self._index)
-            self.pd.members.discard(self)
-            for view in (self.buf, self._view):
-                with contextlib.suppress(
-                    BufferError
-                ):  # the program looks into it, through an array for example
-                    view.release()
-
-    def abandon(self) -> None:
-        """`close` in the child of a fork."""
-        self._open = False
-
-    def __enter__(self) -> MemoryRegion:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<MemoryRegion {self.length} bytes at {self.addr:#x}, rkey {self.rkey:#x}, {self.access!r}>"
+def _closing_order(member: object) -> int:
+    """Who uses others is closed before them: queue pairs, then windows, then the rest."""
+    return 0 if isinstance(member, QueuePair) else 1 if isinstance(member, MemoryWindow) else 2
 
 
 class SharedReceiveQueue:

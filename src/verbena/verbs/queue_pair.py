@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, Endpoint, QPAttributes, QPCapabilities
 from verbena.adapter.gid import Gid
 from verbena.errors import ClosedError, InvalidAttributeError
 from verbena.memory.access import Access
-from verbena.transport.kinds import PathMigrationState, QPState, QPType
+from verbena.transport.kinds import PathMigrationState, QPState, QPType, SendFlags, WROpcode
+from verbena.transport.local import BindInfo
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.completion import CompletionQueue, require_cq
 from verbena.verbs.endpoints import endpoint_at, vector_to
+from verbena.verbs.windows import REMOTE, MemoryWindow, bind_request
 
 if TYPE_CHECKING:
     from verbena.verbs.end_to_end import ReliableDatagramDomain
     from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
+    from verbena.verbs.regions import RegisteredMemory
 
 FIXED = frozenset(("type", "qp_num", "capabilities", "pd", "context", "send_cq", "recv_cq", "srq", "rdd"))
 RAW = (QPType.RAW_IPV6, QPType.RAW_ETHERTYPE)
@@ -78,6 +81,7 @@ class QueuePair:
             )
             self._psn = context.adapter.random.getrandbits(24)
             self._open = True
+            self._when_closed: Callable[[], None] | None = None
             pd.members.add(self)
             context.queue_pairs[self._index] = self
             if srq is not None:
@@ -331,6 +335,75 @@ class QueuePair:
         if self._engine.has_reports():
             self._kick()
 
+    # --- remote keys ----------------------------------------------------------------------------------------
+
+    def bind_rkey(
+        self,
+        key: MemoryWindow,
+        address: int,
+        length: int,
+        access: Access = REMOTE,
+        *,
+        mr: RegisteredMemory | None = None,
+        virtual: bool = False,
+        renew: bool = True,
+        wr_id: int = 0,
+        flags: SendFlags = SendFlags.SIGNALED,
+    ) -> int:
+        """BindRKey (document 003:868): let peers that show `key` use `length` bytes at `address`; returns the key.
+
+        The adapter executes it in its turn of the send queue.  mr: the region that the range lies in; without it, that
+        is the domain's address space, or else a region of the domain with WINDOW_BIND.  virtual: a virtual address,
+        for kernel consumers.  renew: the key gets a new value, so that who holds the old one is locked out; False: its
+        value stays.
+
+        Raises `InvalidAttributeError` (the document's "invalid parameter") when the program has no authority over the
+        range now; nothing was bound.  Should that be lost until the request's turn, it ends with MW_BIND_ERR.
+        """
+        parent = mr
+        if mr is None and not virtual and not self._adapter.has_space(self.pd.number):
+            parent = self.pd.region_over(address, length)
+            if parent is None:
+                raise InvalidAttributeError(
+                    f"invalid parameter: no region of the domain with WINDOW_BIND holds {length} bytes at {address:#x}"
+                )
+        if not length:
+            raise InvalidAttributeError("length = 0: a key is bound to 1 byte or more; see unbind_rkey")
+        what = BindInfo(parent, address, length, access, virtual, None, renew)
+        self.post_send(bind_request(self.pd, key, what, wr_id=wr_id, flags=flags, check=True))
+        return int(key.rkey)
+
+    def unbind_rkey(
+        self, key: MemoryWindow, *, wr_id: int = 0, flags: SendFlags = SendFlags.SIGNALED
+    ) -> None:
+        """UnbindRKey (document 003:872): a bind with a null address and zero length."""
+        self.post_send(bind_request(self.pd, key, BindInfo(), wr_id=wr_id, flags=flags, check=False))
+
+    def bind_mw(
+        self,
+        window: MemoryWindow,
+        mr: RegisteredMemory,
+        address: int,
+        length: int,
+        access: Access = REMOTE,
+        *,
+        rkey: int | None = None,
+        wr_id: int = 0,
+        flags: SendFlags = SendFlags.SIGNALED,
+    ) -> int:
+        """Bind a memory window (IBA vol. 1, 11.2.8.11); returns its remote key from then on.
+
+        address: within the region, which needs WINDOW_BIND.  access: with ZERO_BASED, peers count from 0.  rkey: for
+        type 2, the key that it shall have.  A bind that is not granted ends with MW_BIND_ERR, and the queue with it.
+        """
+        what = BindInfo(mr, address, length, access, False, rkey)
+        self.post_send(bind_request(self.pd, window, what, wr_id=wr_id, flags=flags, check=False))
+        return int(window.rkey)
+
+    def invalidate(self, rkey: int, *, wr_id: int = 0, flags: SendFlags = SendFlags.SIGNALED) -> None:
+        """Local invalidate (IBA vol. 1, 10.6.5): a type 2 window, or a region, is closed to its remote key."""
+        self.post_send(WorkRequest(wr_id, WROpcode.LOCAL_INV, invalidate_rkey=rkey, flags=flags))
+
     def close(self) -> None:
         """Destroy the queue pair: what is posted is flushed to its completion queues first (VRB-18)."""
         with self._engine:
@@ -349,6 +422,12 @@ class QueuePair:
             if self.srq is not None:
                 self.srq.queue_pairs.discard(self)
         self._kick()  # those who wait for the flushed requests shall hear of them
+        if self._when_closed is not None:
+            self._when_closed()
+
+    def when_closed(self, function: Callable[[], None]) -> None:
+        """Call `function` after it was closed."""
+        self._when_closed = function
 
     def abandon(self) -> None:
         """`close` in the child of a fork."""
