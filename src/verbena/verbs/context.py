@@ -21,6 +21,7 @@ from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
+from verbena.verbs.gsi import GeneralServices
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
 from verbena.verbs.protocols import ProtocolRegistration, protocol_of
 from verbena.verbs.queue_pair import QueuePair
@@ -48,7 +49,8 @@ class Context:
         self._events: deque[AsyncEvent] = deque()
         self._closing: list[Callable[[], None]] = []
         self._connections: ConnectionService | None = None
-        self._subnet: SubnetService | None = None
+        self._subnets: dict[int, SubnetService] = {}
+        self._watchers: list[Callable[[AsyncEvent], None]] = []
         self._connecting = False
         self._open = True
         adapter.event_sink = self._on_async_event
@@ -242,11 +244,29 @@ class Context:
 
         On InfiniBand only.  Raises `InvalidAttributeError` on other link layers, where there is no subnet manager.
         """
+        return self.subnet_at(1)
+
+    def subnet_at(self, port: int) -> SubnetService:
+        """`subnet`, as seen from another port; ports may be in different subnets."""
         gsi = self._cm().gsi
         with self._checked().engine:
-            if self._subnet is None:
-                self._subnet = SubnetService(self, gsi)
-        return self._subnet
+            if port not in self._subnets:
+                self._subnets[port] = SubnetService(self, gsi, port)
+            return self._subnets[port]
+
+    @property
+    def general_services(self) -> GeneralServices:
+        """Queue pair 1 of this adapter, for agents and protocols of their own (IBA vol. 1, 13.5.1)."""
+        return self._cm().gsi
+
+    def watch_events(self, watcher: Callable[[AsyncEvent], None]) -> None:
+        """Let `watcher` be called with each asynchronous event, besides its being queued for the program."""
+        self._watchers.append(watcher)
+
+    def unwatch_events(self, watcher: Callable[[AsyncEvent], None]) -> None:
+        """No longer."""
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
 
     def listen(self, port: int, backlog: int = 16) -> Listener:
         """Take connection requests at a port of this adapter's address; port 0 chooses a free one.
@@ -304,8 +324,11 @@ class Context:
     # --- asynchronous events ------------------------------------------------------------------------------
 
     def _on_async_event(self, event: AsyncEvent) -> None:
-        if event.type is AsyncEventType.SM_CHANGE and self._subnet is not None:
-            self._subnet.master_changed()
+        if event.type is AsyncEventType.SM_CHANGE:
+            for subnet in list(self._subnets.values()):
+                subnet.master_changed()
+        for watcher in list(self._watchers):
+            watcher(event)
         if event.qp_num is not None:
             qp = self.queue_pairs.get(event.qp_num)
             if qp is None:  # closed in the meantime: nobody is left whom it concerns

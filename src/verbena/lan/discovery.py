@@ -1,0 +1,102 @@
+"""Who else is there: the name service and the subnet driver asked in the order of figure 5 (document 000:104, 122).
+
+The calls go by the documents' names, and are logged, so that the order of a driver's initialization can be read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from verbena.errors import ManagementError
+from verbena.lan.config import SECOND, LanConfig
+from verbena.lan.steps import Steps
+from verbena.management.datagrams import Pending
+from verbena.management.name_service import PathKind
+from verbena.verbs.subnet import SubnetService
+from verbena.wire.sa_records import PathRecord, ServiceRecord
+
+MOST_CALLS = 4096
+LEASE_ROUNDS = 4
+"""A registration lasts for so many looks at the list: a node that has gone is forgotten after that."""
+
+
+class Found(NamedTuple):
+    """A port that may have a driver of this LAN."""
+
+    platform: int
+    port_guid: int
+    lid: int
+    lids: int
+
+
+class Paths(NamedTuple):
+    """The ways to a port, as subnet administration tells them."""
+
+    primary: PathRecord | None
+    secondary: PathRecord | None
+
+
+class Directory:
+    """Questions of one card to subnet administration.
+
+    `calls`: the names of the documents' calls that were made, oldest first, with their arguments.
+    """
+
+    def __init__(self, subnet: SubnetService, config: LanConfig, port_gid: bytes) -> None:
+        self.calls: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=MOST_CALLS)
+        self.subnet = subnet
+        self._config = config
+        self._gid = port_gid
+
+    def call(self, name: str, *arguments: Any) -> Pending[Any]:
+        """One of the named calls; its answer comes later."""
+        self.calls.append((name, arguments))
+        self.subnet.master_changed()
+        answer: Pending[Any] = getattr(self.subnet.names, name)(*arguments)
+        return answer
+
+    def look(self, own_lid: int, found: list[Found]) -> Steps:
+        """Append to `found` all ports of all platforms that have this LAN; raises `ManagementError`."""
+        platforms = yield self.call("IbaNsGetPlatformGuidListByDeviceType", self._config.service_name)
+        for platform in platforms:
+            try:
+                ports = yield self.call("IbaNsGetPortGuidListByPlatformGuid", platform)
+            except ManagementError:
+                continue  # it has left meanwhile
+            for port_guid in ports:
+                try:
+                    lids = yield self.call("IbaNsGetLidListByPortGuid", port_guid)
+                except ManagementError:
+                    continue
+                if lids and lids[0] != own_lid:
+                    found.append(Found(platform, port_guid, lids[0], len(lids)))
+
+    def paths(self, own_lid: int, lid: int, answer: Callable[[Paths], None]) -> Steps:
+        """Tell `answer` the primary and the secondary path to a LID; raises `ManagementError`."""
+        primary = yield self.call("IbaSnGetPathByPortLids", own_lid, lid, PathKind.PRIMARY)
+        try:
+            secondary = yield self.call("IbaSnGetPathByPortLids", own_lid, lid, PathKind.SECONDARY)
+        except ManagementError:
+            secondary = None
+        answer(Paths(primary, secondary))
+
+    def watch(self, come: Callable[[bytes], None], gone: Callable[[bytes], None]) -> Pending[None]:
+        """Events: ports that come into service, and that leave it."""
+        return self.subnet.names.watch(come, gone)
+
+    def register(self) -> Pending[ServiceRecord]:
+        """Be found under the LAN's name, for a while."""
+        seconds = max(2, LEASE_ROUNDS * self._config.query_interval_ns // SECOND)
+        return self.subnet.client.register(self._record(seconds if self._config.query_interval_ns else 0xFFFFFFFF))
+
+    def unregister(self) -> Pending[ServiceRecord]:
+        """Be found no more."""
+        return self.subnet.client.unregister(self._record(0xFFFFFFFF))
+
+    def _record(self, lease: int) -> ServiceRecord:
+        name = self._config.service_name.encode()
+        return ServiceRecord(
+            service_id=self._config.service_id, gid=self._gid, pkey=0xFFFF, lease=lease, name=name
+        )
