@@ -14,6 +14,7 @@ import pytest
 
 from cli.processes import end, read_until, start, verbena
 from verbena import open_fabric_device
+from verbena.wire import LinkType, read_capture
 
 pytestmark = pytest.mark.loopback
 
@@ -58,6 +59,22 @@ def test_a_fabric_file_in_real_time(tmp_path: Path) -> None:
     assert not list(out.glob("*.log"))
 
 
+def test_a_run_in_real_time_is_captured(tmp_path: Path) -> None:
+    """What each host sent, in one file in the order of time, as many packets as the report says."""
+    out = tmp_path / "out"
+    ended = verbena("run", written(tmp_path, "1 MiB"), "--time", "real", "--out", out)
+    assert ended.status == 0, ended.err
+    with (out / "capture.pcapng").open("rb") as file:
+        packets = list(read_capture(file))
+    assert {packet.interface for packet in packets} == {"anna0[1]", "bert0[1]"}
+    assert all(packet.link_type == LinkType.ERF for packet in packets)
+    times = [packet.time_ns for packet in packets]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.time_ns()) < 3600 * 10**9
+    told = json.loads((out / "report.json").read_text())["capture"]
+    assert len(packets) == told["packets"] > 2 * (1 << 20) / 4096
+
+
 def test_the_fabrics_process_is_killed(tmp_path: Path) -> None:
     process = start(
         "run", written(tmp_path, "1 GiB"), "--time", "real", "--out", tmp_path / "out", "--no-capture"
@@ -83,7 +100,9 @@ def test_the_fabrics_process_is_killed(tmp_path: Path) -> None:
 def test_a_fabric_that_others_join(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    process = start("fabric", written(tmp_path), "--listen", f"127.0.0.1:{port}")
+    capture = tmp_path / "s2.pcapng"
+    at_port = ("-w", capture, "--port", "s2[2]")
+    process = start("fabric", written(tmp_path), "--listen", f"127.0.0.1:{port}", *at_port)
     so_far = read_until(process, "hosts: ")
     ctx = open_fabric_device("carl0", f"127.0.0.1:{port}")
     with ctx:
@@ -101,6 +120,10 @@ def test_a_fabric_that_others_join(tmp_path: Path) -> None:
     assert ended.status == 0
     assert f"listening at 127.0.0.1:{port}: 2 switches, 3 hosts that may join" in ended.out
     assert "1 of 3 hosts joined, 1 links up, subnet manager on s1" in ended.out
+    with capture.open("rb") as file:
+        packets = list(read_capture(file))
+    assert len(packets) > 10  # those that brought carl0 up, and its question
+    assert {packet.interface for packet in packets} == {"s2[2]"}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +133,9 @@ def test_a_fabric_that_others_join(tmp_path: Path) -> None:
         (("--generate", "star hosts=2", "--listen", "nowhere"), 1, "'nowhere' is no address"),
         (("--generate", "heap hosts=2"), 1, "heap"),
         (("/nowhere.yaml",), 1, "/nowhere.yaml"),
+        (("--generate", "star hosts=2", "-w", "/nowhere/x.pcapng"), 1, "/nowhere/x.pcapng"),
+        (("--generate", "star hosts=2", "-w", "x.pcapng", "--port", "s9"), 1, "write for example s1[3]"),
+        (("--generate", "star hosts=2", "-w", "x.pcapng", "--port", "h0[1]"), 1, "no port h0[1]"),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], status: int, sentence: str) -> None:

@@ -13,7 +13,7 @@ from verbena.fabric.topology import PortId
 from verbena.management.subnet_manager import SubnetManager, SubnetManagerConfig
 from verbena.management.subnet_manager.election import CONTROLS, TRANSITIONS, SmInput, is_above
 from verbena.wire.mad import MadStatus, Method
-from verbena.wire.smp import AttributeId, Smp, directed_smp
+from verbena.wire.smp import AttributeId, Smp, directed_smp, parse_smp_packet
 from verbena.wire.smp_attributes import SmControl, SMInfo, SmState
 
 SECOND = 1_000_000_000
@@ -121,6 +121,50 @@ def test_two_parts_that_are_joined_end_with_one_master() -> None:
     given += [net.agents[s.name].lid(0) for s in topology.switches]
     assert len(given) == len(set(given))
     assert_all_reachable(net)
+
+
+@pytest.mark.parametrize("interval_ns", [0, SECOND])
+def test_a_hand_over_from_a_manager_not_yet_known_is_accepted(interval_ns: int) -> None:
+    """Two parts are joined, and the lower master is the first to look: the higher one has not met it yet."""
+    topology = redundant_topology()
+    trunks = [x for x in topology.links if {x.a.node, x.b.node} in ({"s1", "s3"}, {"s2", "s3"})]
+    for link in trunks:
+        topology.disconnect(link.a)
+    net = Net(topology)
+    slow = SubnetManagerConfig(priority=2, sweep_interval_ns=interval_ns, settle_ns=SECOND)
+    first = manager_on(net, "h1", slow)
+    second = manager_on(net, "h3", replace(slow, priority=1))
+    wait(net, [SmState.MASTER, SmState.MASTER], first, second)
+    for link in trunks:
+        topology.connect(link.a, link.b)
+    net.join()
+    second.sweep()
+    net.run(SECOND // 2)  # before anything else makes either of them look
+    assert states(first, second) == [SmState.MASTER, SmState.STANDBY]
+    net.run(60 * SECOND)
+    assert states(first, second) == [SmState.MASTER, SmState.STANDBY]
+    assert_all_reachable(net)
+
+
+def test_a_hand_over_that_got_lost_is_repeated() -> None:
+    net = Net(redundant_topology())
+    low = manager_on(net, "h1", SubnetManagerConfig(priority=1))
+    settle(net, low)
+    high = manager_on(net, "h3", SubnetManagerConfig(priority=9))
+    lost: list[bytes] = []
+    deliver = net.interfaces["h3"].receive
+
+    def lossy(packet: bytes, port: int) -> None:
+        mad = parse_smp_packet(packet).mad
+        if (mad[3], mad[16:18]) == (Method.SET, AttributeId.SM_INFO.to_bytes(2, "big")) and len(lost) < 20:
+            lost.append(mad)
+        else:
+            deliver(packet, port)
+
+    net.interfaces["h3"].receive = lossy  # type: ignore[method-assign]
+    net.run(300 * SECOND)
+    assert len(lost) == 20
+    assert states(low, high) == [SmState.STANDBY, SmState.MASTER]
 
 
 def test_all_at_once() -> None:

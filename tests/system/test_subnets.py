@@ -11,7 +11,7 @@ from verbena import AddressVector, Context, InvalidAttributeError, QPType, RecvR
 from verbena.fabric.generators import generate
 from verbena.runtime.fabric import Fabric
 from verbena.runtime.pairs import Side, make_side
-from verbena.runtime.router_node import RouterNode
+from verbena.runtime.router_node import PERIOD_NS, RouterNode
 
 FIRST, LAST = "host-256", "host-262"
 SIZE = 1 << 20
@@ -52,6 +52,7 @@ async def connected(a: Context, b: Context) -> tuple[Side, Side]:
     task = asyncio.create_task(accept())
     await a.connect_async(str(b.gids[0].ip), 7000, near.qp)
     await task
+    listener.close()
     return near, far
 
 
@@ -71,6 +72,48 @@ def test_a_connection_across_subnets(flits: bool) -> None:
     assert bytes(far.mr.buf) == data
     crossed = [name for name, node in routers(fabric).items() if node.router.counters["sent"] > 200]
     assert len(crossed) == 2
+    balanced(fabric)
+
+
+@pytest.mark.requirement("SWR-04")
+def test_a_connection_across_subnets_outlives_what_routers_remember() -> None:
+    """Long after the routers have forgotten where the host is, they know it at once: from a path they remember."""
+    fabric = joined()
+    a, b = fabric.open_device(FIRST), fabric.open_device(LAST)
+    near, far = fabric.run(connected(a, b))
+    write = WorkRequest(1, WROpcode.RDMA_WRITE, [near.mr.sge()], remote_addr=far.mr.addr, rkey=far.mr.rkey)
+    for number in range(1, 5):
+        near.mr.buf[:] = bytes([number]) * SIZE
+        begin = fabric.now
+        near.qp.post_send(write)
+        near.cq.wait(1)[0].raise_for_status()
+        assert bytes(far.mr.buf) == bytes(near.mr.buf)
+        assert fabric.now - begin < 10_000_000  # nothing was sent again: that takes 67 ms
+        fabric.run_for(2 * PERIOD_NS)
+    assert not any(node.router.counters["drop.pending_timeout"] for node in routers(fabric).values())
+    balanced(fabric)
+
+
+@pytest.mark.requirement("SWR-05")
+def test_a_router_that_comes_back_carries_again() -> None:
+    fabric = joined()
+    a, b = fabric.open_device(FIRST), fabric.open_device(LAST)
+    off: list[str] = []
+    for change in ("router-268a", "router-270a", None, "router-268b", "router-270b"):
+        if change is None:
+            while off:
+                fabric.power_on(off.pop())
+        else:
+            fabric.power_off(change)
+            off.append(change)
+        fabric.run_for(10 * SETTLE_NS)
+        near, far = fabric.run(connected(a, b))
+        near.mr.buf[:] = Random(len(off)).randbytes(SIZE)
+        near.qp.post_send(
+            WorkRequest(1, WROpcode.RDMA_WRITE, [near.mr.sge()], remote_addr=far.mr.addr, rkey=far.mr.rkey)
+        )
+        near.cq.wait(1)[0].raise_for_status()
+        assert bytes(far.mr.buf) == bytes(near.mr.buf)
     balanced(fabric)
 
 

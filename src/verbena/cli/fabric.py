@@ -23,16 +23,27 @@ def _made(file: str | None, generate: str | None, address: tuple[str, int]) -> F
     return make_server(load_fabric(file), Path(file).parent, address)
 
 
-def fabric(file: str | None, *, generate: str | None, listen: str, quiet: bool) -> int:
+def fabric(
+    file: str | None,
+    *,
+    generate: str | None,
+    listen: str,
+    quiet: bool,
+    capture: Path | None,
+    ports: list[str],
+) -> int:
     """Run a fabric until interrupted; returns the exit status.
 
     file: a fabric file, or generate: a shape.  listen: where hosts join, such as ``127.0.0.1:18600``.  quiet: say no
-    status.
+    status.  capture: a pcapng file of what passes these ports; without any, all ports with a cable that are here.
     """
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     with _made(file, generate, parse_address(listen)) as server:
+        if capture is not None:
+            here = (port for port in server.topology.at if port.node in server.nodes)
+            server.capture(capture, ports or sorted(here, key=str))
         server.start()
         nodes = server.topology
         print(

@@ -318,6 +318,14 @@ def fabric(
     listen: Annotated[
         str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where hosts join; port 0: a free one.")
     ] = "127.0.0.1:18600",
+    capture: Annotated[
+        Path | None,
+        typer.Option("-w", "--capture", help="Write what passes to a pcapng file.", show_default=False),
+    ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option("--port", help="Capture at this port, such as s1[3], only.", show_default=False),
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No status lines.")] = False,
 ) -> int:
     """Run a fabric's switches, routers and subnet managers in real time.
@@ -328,7 +336,14 @@ def fabric(
         raise typer.BadParameter("give either FILE or --generate")
     from verbena.cli.fabric import fabric as run_fabric
 
-    return run_fabric(None if file is None else str(file), generate=generate, listen=listen, quiet=quiet)
+    return run_fabric(
+        None if file is None else str(file),
+        generate=generate,
+        listen=listen,
+        quiet=quiet,
+        capture=capture,
+        ports=port or [],
+    )
 
 
 @app.command()

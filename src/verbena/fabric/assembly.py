@@ -140,6 +140,10 @@ class Assembly:
 
     def pull(self, end: PortId) -> Link:
         """Pull a cable: what is on it is lost, and counted.  Raises `TopologyError` if there is none."""
+        if dead := self._dead_cable(end):
+            name, link = dead
+            self._down[name].remove(link)
+            return link
         link = self.topology.disconnect(end)
         here = self._here(link)
         if len(here) == 2:
@@ -149,12 +153,32 @@ class Assembly:
         return link
 
     def plug(self, link: Link) -> Link:
-        """Plug a cable in (again)."""
+        """Plug a cable in (again); at a node that is off it stays dead until that is on.
+
+        Raises `TopologyError` for a port that does not exist, or that has a cable already, also a dead one.
+        """
+        for end in (link.a, link.b):
+            if dead := self._dead_cable(end):
+                raise TopologyError(
+                    f"link to {end}: the port has a cable already, to {dead[1].other(end)}; {dead[0]} is off"
+                )
         made = self.topology.connect(
             link.a, link.b, rate=link.rate, delay_ns=link.delay_ns, bit_error_rate=link.bit_error_rate
         )
-        self._join(made)
+        off = next((end.node for end in (made.a, made.b) if end.node in self._down), None)
+        if off is None:
+            self._join(made)
+        else:
+            self._down[off].append(self.topology.disconnect(made.a))
         return made
+
+    def _dead_cable(self, end: PortId) -> tuple[str, Link] | None:
+        """The cable in a port, if it is dead because a node is off, and that node."""
+        for name, links in self._down.items():
+            for link in links:
+                if end in (link.a, link.b):
+                    return name, link
+        return None
 
     def add(self, name: str) -> None:
         """Build a node that was added to the topology after the start; its cables are plugged with `plug`."""
@@ -163,7 +187,8 @@ class Assembly:
         self._build(name)
 
     def power_off(self, name: str) -> None:
-        """All of a node's cables go dead at once."""
+        """All of a node's cables go dead at once; they stay plugged in."""
+        self._known(name)
         if name in self._down:
             raise TopologyError(f"node {name} is off already")
         links = self.topology.links_of(name)
@@ -173,6 +198,7 @@ class Assembly:
 
     def power_on(self, name: str) -> None:
         """The node comes back, with those of its cables whose other end is on."""
+        self._known(name)
         links = self._down.pop(name, None)
         if links is None:
             raise TopologyError(f"node {name} is on")
@@ -182,6 +208,10 @@ class Assembly:
                 self._down[far].append(link)
             else:
                 self.plug(link)
+
+    def _known(self, name: str) -> None:
+        if name not in self.topology.nodes:
+            raise TopologyError(f"there is no node {name}")
 
     def is_on(self, name: str) -> bool:
         return name not in self._down

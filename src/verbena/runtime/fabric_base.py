@@ -66,8 +66,6 @@ class FabricBase:
     remember.  local: the nodes that are here; None: all.  outside: what carries the cables that leave.
 
     `tap`, if it is set, is shown every packet that a node sends, LRH to ICRC, with the port it leaves by.
-
-    `tap`, if it is set, is shown every packet that a node sends, LRH to ICRC, with the port it leaves by.
     """
 
     def __init__(
@@ -348,12 +346,12 @@ class FabricBase:
         self._make_node(name)
 
     def power_off(self, name: str) -> None:
-        """Switch a node off: its links go down, and what runs on it stops."""
+        """Switch a node off: its links go down, and what runs on it stops.  Raises `TopologyError` if it is off."""
+        self.assembly.power_off(name)
         if name in self.managers and self.managers[name].running:
             self.managers[name].stop()
         if isinstance(router := self.nodes.get(name), RouterNode):
             router.stop()
-        self.assembly.power_off(name)
         self._changed()
 
     def power_on(self, name: str) -> None:
@@ -373,7 +371,11 @@ class FabricBase:
         for port in wanted:
             if port not in self.assembly.ports:
                 raise InvalidAttributeError(f"the fabric has no port {port}")
-        return self._captures.start(path, wanted)
+        return self._captures.start(path, wanted, self._epoch_ns())
+
+    def _epoch_ns(self) -> int:
+        """What the clock's zero means in captures, in nanoseconds since 1970: in virtual time it is 1970."""
+        return 0
 
 
 def _with_lids(config: SubnetManagerConfig, topology: Topology) -> SubnetManagerConfig:

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from verbena.adapter.attributes import DeviceAttributes
@@ -155,13 +156,15 @@ def open_fabric_device(
     ack_policy: AckPolicy = AckPolicy.COALESCED,
     times: LinkTimes | None = None,
     seed: int | None = None,
+    tap: Callable[[PortId, bytes], None] | None = None,
 ) -> Context:
     """Open a host's channel adapter on a fabric that another process runs (``verbena fabric FILE --listen``).
 
     name: of the host's node.  at: where the fabric listens, such as ``127.0.0.1:18600``.  timeout: seconds until a
     subnet manager has configured a port.  limits, window_bytes, ack_policy: of the adapter.  times: of the links over
     datagrams; by default those that the fabric says.  seed: of packet numbers, keys and other random choices; by
-    default they cannot be guessed.
+    default they cannot be guessed.  tap: is shown every packet that the host sends, LRH to ICRC, with the port it
+    leaves by; called from several threads, one at a time.
 
     When the fabric's process ends, the ports go down (PORT_ERR); when it listens again, they come back.
 
@@ -170,6 +173,7 @@ def open_fabric_device(
     """
     start = time.monotonic()
     joined = HostFabric(name, parse_address(at), timeout=timeout, times=times, seed=seed)
+    joined.fabric.tap = tap
     try:
         context = joined.fabric.open_device(
             name,

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from random import Random, SystemRandom
 from typing import Self
 
@@ -22,6 +23,7 @@ from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
 from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
+from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_loop import CoreLoop
 from verbena.runtime.external_cables import ExternalCables
 from verbena.runtime.fabric_base import FabricBase
@@ -36,6 +38,7 @@ REAL_OPTIONS = FabricOptions(buffer_bytes=128 << 10)
 """A link between processes is long: more must fit into its buffers."""
 START_S = 60.0
 ACTIVE = 4
+WRITE_EVERY_NS = 200_000_000
 
 
 class RealFabric(FabricBase):
@@ -73,6 +76,7 @@ class RealFabric(FabricBase):
         self._seeded = seed is not None
         self.loop = CoreLoop(self.core, sock, self._deliver, self._report)
         self.cables.begin(self.loop, self.assembly)
+        self._captures = Captures(self.assembly, self.loop.held)
         self.clock = self.loop.clock
         self._make_nodes(self.clock)
         if managers is not None:
@@ -132,6 +136,7 @@ class RealFabric(FabricBase):
         if not self._open:
             return
         self._open = False
+        self._captures.close()
         with self.loop.held():
             for manager in self.managers.values():
                 if manager.running:
@@ -220,6 +225,21 @@ class RealFabric(FabricBase):
     def power_on(self, name: str) -> None:
         with self.loop.held():
             super().power_on(name)
+
+    def capture(self, path: Path | str, ports: Sequence[PortId | str]) -> FabricCapture:
+        with self.loop.held():
+            if not self._captures:
+                self.clock.call_at(self.now + WRITE_EVERY_NS, self._write_captures)
+            return super().capture(path, ports)
+
+    def _epoch_ns(self) -> int:
+        return time.time_ns() - self.now
+
+    def _write_captures(self) -> None:
+        """What was captured shall not grow in memory."""
+        if self._captures:
+            self._captures.flush()
+            self.clock.call_at(self.now + WRITE_EVERY_NS, self._write_captures)
 
 
 def bound(address: tuple[str, int]) -> socket.socket:

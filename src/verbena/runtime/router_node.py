@@ -193,7 +193,7 @@ class RouterNode(FabricNode):
         if key not in self._asked:
             self._asked.add(key)
             client.path(sgid=port.gid, dgid=gid).when_done(partial(self._found, key))
-        return PENDING
+        return self._answers.get(key, PENDING)  # a path that is remembered has answered meanwhile
 
     def _found(self, key: tuple[int, bytes], pending: datagrams.Pending[PathRecord]) -> None:
         self._asked.discard(key)

@@ -6,6 +6,7 @@ import asyncio
 import mmap
 import os
 import stat
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -101,8 +102,11 @@ class Stage:
         self._open = ExitStack()
         self._before: dict[str, dict[str, int]] = {}
         self._tapped = recorder is not None and fabric.workloads[0].capture
+        if recorder is not None and fabric.fabric is not None:
+            recorder.on = self._tapped
         self._open_adapters()
-        self._tap_fabric()
+        if isinstance(self.net, Fabric):
+            self.net.tap = self._show
         self.warnings = routing_warnings(self.net) if isinstance(self.net, Fabric) else []
 
     def _open_adapters(self) -> None:
@@ -117,18 +121,11 @@ class Stage:
             self._open.close()
             raise
 
-    def _tap_fabric(self) -> None:
-        """Capture what the open adapters' ports send from now on: not how the fabric came up."""
-        net, recorder = self.net, self._recorder
-        if not isinstance(net, Fabric) or recorder is None:
-            return
-        recorder.on = self._tapped
-
-        def show(port: PortId, packet: bytes) -> None:
-            if port.node in self.contexts:
-                recorder.take_native(port, packet, net.now)
-
-        net.tap = show
+    def _show(self, port: PortId, packet: bytes) -> None:
+        """A packet that a fabric's host sends: captured once the adapters are open, not as the fabric comes up."""
+        if self._recorder is not None and port.node in self.contexts:
+            now = self.net.now if isinstance(self.net, Fabric) else time.monotonic_ns()
+            self._recorder.take_native(port, packet, now)
 
     def _set_capture(self, wanted: bool) -> None:
         """Capture or not, from now on.  Without a tap around its wire, an adapter is driven by compiled code: in real
@@ -157,7 +154,8 @@ class Stage:
         if isinstance(self.net, Fabric):
             return self.net.open_device(adapter.name, ack_policy=policy)
         if self.fabric.fabric is not None:
-            return open_fabric_device(adapter.name, self._at, ack_policy=policy)
+            tap = None if self._recorder is None else self._show
+            return open_fabric_device(adapter.name, self._at, ack_policy=policy, tap=tap)
         assert adapter.address is not None
         if self.net is not None:
             return self.net.open_device(adapter.address.virtual, mtu=adapter.mtu, ack_policy=policy)

@@ -106,7 +106,8 @@ def merge(parts: list[Path], into: Path) -> int:
         writer = PcapngWriter(file)
         for packet in heapq.merge(*map(packets, parts), key=lambda packet: packet.time_ns):
             if packet.interface not in interfaces:
-                interfaces[packet.interface] = writer.add_interface(packet.interface, LinkType.RAW)
+                kind = LinkType(packet.link_type)
+                interfaces[packet.interface] = writer.add_interface(packet.interface, kind)
             writer.write(packet.data, packet.time_ns, interface=interfaces[packet.interface])
             count += 1
     return count

@@ -42,6 +42,7 @@ class Roles:
         self._ports: list[SubnetPort] = []
         self._above: SubnetPort | None = None
         self._handing_over = False
+        self._offered: set[int] = set()  # GUIDs of masters whose part was taken before they were met
         self._missed = 0
         self._timer: Timer | None = None
 
@@ -49,6 +50,7 @@ class Roles:
         """The manager starts, or starts again."""
         self.state = SmState.DISCOVERING
         self._above, self._handing_over = None, False
+        self._offered.clear()
 
     def end(self) -> None:
         """The manager stops."""
@@ -118,7 +120,11 @@ class Roles:
         then()
 
     def swept(self) -> None:
-        """A sweep of the master is through: now it may hand over."""
+        """A sweep of the master is through: now it may hand over, and knows who has handed over to it."""
+        offered, self._offered = self._offered, set()
+        if self.state is SmState.MASTER:
+            for port in filter(None, map(self._find, sorted(offered))):
+                self._command(port, SmControl.ACKNOWLEDGE)
         above = self._above
         if self._handing_over and above is not None and self.state is SmState.MASTER:
             self._handing_over = False
@@ -141,12 +147,19 @@ class Roles:
         """For a light sweep: have the other managers changed, or do some answer that did not?"""
         known = {port.guid: _role(info) for port, info in self._others.values()}
         for port in self._ports:
-            yield ask(AttributeId.SM_INFO, 0, port.path, partial(self._still, known.get(port.guid)))
+            yield ask(AttributeId.SM_INFO, 0, port.path, partial(self._still, port, known.get(port.guid)))
 
-    def _still(self, known: tuple[int, int, int] | None, status: int | None, data: bytes) -> None:
-        now = _role(SMInfo.unpack(data)) if status == 0 else None
+    def _still(
+        self, port: SubnetPort, known: tuple[int, int, int] | None, status: int | None, data: bytes
+    ) -> None:
+        info = SMInfo.unpack(data) if status == 0 else None
+        now = None if info is None else _role(info)
         if now != known:
             self._manager.sweep_soon()
+        elif info is not None and now is not None and self.state is SmState.MASTER:
+            config, guid = self._manager.config, self._manager.guid
+            if is_above(info, config.priority, guid):  # it was handed over to, and nothing came of it
+                self._command(port, SmControl.HANDOVER)
 
     # --- standing by --------------------------------------------------------------------------------------------
 
@@ -219,6 +232,8 @@ class Roles:
             port = known[0] if known is not None else self._find(sender.guid)
             if port is not None:
                 self._command(port, SmControl.ACKNOWLEDGE)
+            else:
+                self._offered.add(sender.guid)
             self._manager.sweep()
         elif control is SmInput.DISCOVER:
             self.stop()
