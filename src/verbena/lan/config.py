@@ -98,7 +98,9 @@ class LanConfig:
             if not isinstance(value, int) or not low <= value <= high:
                 raise InvalidAttributeError(f"{name} = {value!r}: {low} to {high}")
         for name in (field.name for field in fields(self)):
-            if name.endswith("_ns") and not (isinstance(getattr(self, name), int) and getattr(self, name) >= 0):
+            if name.endswith("_ns") and not (
+                isinstance(getattr(self, name), int) and getattr(self, name) >= 0
+            ):
                 raise InvalidAttributeError(f"{name} = {getattr(self, name)!r}: nanoseconds, 0 or more")
 
     @property

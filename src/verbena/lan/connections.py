@@ -1,7 +1,7 @@
 """The connection manager of the transport services library (document 000:102, figure 4, 52).
 
-It finds a remote node's datagram queue pair by service id resolution (IBA vol. 1, 12.11), and makes and unmakes channels
-with the connection manager's messages (IBA vol. 1, chapter 12), both on queue pair 1 of the card's own port.
+It finds a remote node's datagram queue pair by service id resolution (IBA vol. 1, 12.11), and makes and unmakes
+channels with the connection manager's messages (chapter 12), both on queue pair 1 of the card's own port.
 """
 
 from __future__ import annotations
@@ -316,6 +316,10 @@ class ChannelManager:
         self._timers.pop(channel, None)
         if not channel.ready:
             self._failed(channel)
+
+    def failed(self, channel: Channel) -> None:
+        """The queue pair of a channel has failed."""
+        self._failed(channel)
 
     def _failed(self, channel: Channel, asked: bool = False) -> None:
         """A channel was not made, or has ended."""

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from verbena.errors import ManagementError
+from verbena.errors import NotFound
 from verbena.lan.config import SECOND, LanConfig
 from verbena.lan.steps import Steps
 from verbena.management.datagrams import Pending
 from verbena.management.name_service import PathKind
+from verbena.management.sa_client import Subscription
 from verbena.verbs.subnet import SubnetService
+from verbena.wire.notice import GmpNotice
 from verbena.wire.sa_records import PathRecord, ServiceRecord
+from verbena.wire.smp_attributes import Trap
 
 MOST_CALLS = 4096
 LEASE_ROUNDS = 4
 """A registration lasts for so many looks at the list: a node that has gone is forgotten after that."""
+
+
+def _tell(told: Callable[[bytes], None], notice: GmpNotice) -> None:
+    told(notice.gid)
 
 
 class Found(NamedTuple):
@@ -46,9 +54,11 @@ class Directory:
 
     def __init__(self, subnet: SubnetService, config: LanConfig, port_gid: bytes) -> None:
         self.calls: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=MOST_CALLS)
+        self.platforms: list[int] = []
         self.subnet = subnet
         self._config = config
         self._gid = port_gid
+        self._watching: list[Subscription] = []
 
     def call(self, name: str, *arguments: Any) -> Pending[Any]:
         """One of the named calls; its answer comes later."""
@@ -57,39 +67,56 @@ class Directory:
         answer: Pending[Any] = getattr(self.subnet.names, name)(*arguments)
         return answer
 
-    def look(self, own_lid: int, found: list[Found]) -> Steps:
-        """Append to `found` all ports of all platforms that have this LAN; raises `ManagementError`."""
-        platforms = yield self.call("IbaNsGetPlatformGuidListByDeviceType", self._config.service_name)
-        for platform in platforms:
+    def look(self, own: range, found: list[Found], wanted: Callable[[list[int]], list[int]] = list) -> Steps:
+        """Append to `found` the ports of the platforms that have this LAN; raises `ManagementError`.
+
+        own: the LIDs of this card's port, which is left out.  wanted: which platforms are asked for their ports.
+        """
+        self.platforms = yield self.call("IbaNsGetPlatformGuidListByDeviceType", self._config.service_name)
+        for platform in wanted(self.platforms):
             try:
                 ports = yield self.call("IbaNsGetPortGuidListByPlatformGuid", platform)
-            except ManagementError:
+            except NotFound:
                 continue  # it has left meanwhile
             for port_guid in ports:
                 try:
                     lids = yield self.call("IbaNsGetLidListByPortGuid", port_guid)
-                except ManagementError:
+                except NotFound:
                     continue
-                if lids and lids[0] != own_lid:
+                if lids and lids[0] not in own:
                     found.append(Found(platform, port_guid, lids[0], len(lids)))
 
     def paths(self, own_lid: int, lid: int, answer: Callable[[Paths], None]) -> Steps:
-        """Tell `answer` the primary and the secondary path to a LID; raises `ManagementError`."""
+        """Tell `answer` the primary and the secondary path to a LID; raises `ManagementError`, `NotFound`."""
         primary = yield self.call("IbaSnGetPathByPortLids", own_lid, lid, PathKind.PRIMARY)
-        try:
-            secondary = yield self.call("IbaSnGetPathByPortLids", own_lid, lid, PathKind.SECONDARY)
-        except ManagementError:
-            secondary = None
+        secondary = yield self.call("IbaSnGetPathByPortLids", own_lid, lid, PathKind.SECONDARY)
         answer(Paths(primary, secondary))
 
-    def watch(self, come: Callable[[bytes], None], gone: Callable[[bytes], None]) -> Pending[None]:
-        """Events: ports that come into service, and that leave it."""
-        return self.subnet.names.watch(come, gone)
+    def paths_if_there(self, own_lid: int, lid: int, answer: Callable[[Paths], None]) -> Steps:
+        """`paths`, which says nothing of a LID that nobody has any more."""
+        try:
+            yield from self.paths(own_lid, lid, answer)
+        except NotFound:
+            return
+
+    def watch(self, come: Callable[[bytes], None], gone: Callable[[bytes], None]) -> None:
+        """Events: ports that come into service, and that leave it; until `close`."""
+        for trap, told in ((Trap.GID_IN_SERVICE, come), (Trap.GID_OUT_OF_SERVICE, gone)):
+            tell = partial(_tell, told)
+            self._watching.append(self.subnet.client.subscribe(tell, trap))
+
+    def close(self) -> None:
+        """No more events."""
+        for subscription in self._watching:
+            subscription.cancel()
+        self._watching.clear()
 
     def register(self) -> Pending[ServiceRecord]:
         """Be found under the LAN's name, for a while."""
         seconds = max(2, LEASE_ROUNDS * self._config.query_interval_ns // SECOND)
-        return self.subnet.client.register(self._record(seconds if self._config.query_interval_ns else 0xFFFFFFFF))
+        return self.subnet.client.register(
+            self._record(seconds if self._config.query_interval_ns else 0xFFFFFFFF)
+        )
 
     def unregister(self) -> Pending[ServiceRecord]:
         """Be found no more."""

@@ -25,7 +25,9 @@ def lan_group(number: int) -> bytes:
 class FabricGroup:
     """Membership of one card.  `way` is None as long as it is no member, or where there are no groups."""
 
-    def __init__(self, subnet: SubnetService, services: TransportServices, config: LanConfig, port: int) -> None:
+    def __init__(
+        self, subnet: SubnetService, services: TransportServices, config: LanConfig, port: int
+    ) -> None:
         self.way: Way | None = None
         self._subnet = subnet
         self._services = services
@@ -53,7 +55,7 @@ class FabricGroup:
         services.datagram_qp.attach_mcast(Gid(self._gid), record.mlid)
         self._attached_lid = record.mlid
         vector = AddressVector(gid=Gid(self._gid), dlid=record.mlid, sl=record.sl, port_num=self._port)
-        self.way = Way(services.pd, vector, 256, MULTICAST_QPN)
+        self.way = Way(services.pd, vector, 128 << record.mtu if 1 <= record.mtu <= 5 else 256, MULTICAST_QPN)
 
     def leave(self) -> None:
         """No member any more, as far as this port knows."""

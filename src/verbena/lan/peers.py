@@ -1,4 +1,4 @@
-"""The other nodes of a LAN as one card knows them: where they are, what they say of themselves, how they are reached."""
+"""The other nodes of a LAN as one card knows them: where they are, what they are, how they are reached."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class Peer:
         self.waiting: deque[tuple[bytes, int]] = deque()
         self.down = False
         self.asking = False
-        self.has_secondary = False  # was a secondary path asked for?
+        self.gone = False
+        self.from_list = False  # are its ways those of path records?
+        self.proven_ns = 0  # when a probe was last answered
+        self.tried = 0  # paths that were found silent, one after the other
         self.traffic = 0
         self.resolved_ns = 0
         self.heard_ns = 0
@@ -105,7 +108,7 @@ class PeerTable:
         self._most = most
         self._by_lid: dict[int, Peer] = {}
         self._peers: dict[int, Peer] = {}
-        self._of_card: dict[int, list[Peer]] = {}
+        self._of_card: dict[int, list[Peer]] | None = None
         self._flood: dict[int, list[Peer]] = {}
 
     def __len__(self) -> int:
@@ -136,22 +139,40 @@ class PeerTable:
                 del self._by_lid[lid]
         self.changed()
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._peers.clear()
+        self._by_lid.clear()
+        self.changed()
+
     def changed(self) -> None:
         """Something that decides who is reached by whom is different."""
         self._flood.clear()
-        self._of_card.clear()
-        for peer in self._peers.values():
-            if peer.card != peer.lid:
-                self._of_card.setdefault(peer.card, []).append(peer)
+        self._of_card = None
 
-    def reach(self, lid: int) -> Peer | None:
-        """Who takes frames for the card with a LID: its port, or while that is down another port of the same card."""
+    def _ports_of(self, card: int) -> list[Peer]:
+        """The ports that are one card, in the order of their LIDs; only where there are several."""
+        if self._of_card is None:
+            self._of_card = {}
+            for peer in self._peers.values():
+                if peer.card != peer.lid:
+                    self._of_card.setdefault(peer.card, []).append(peer)
+            for card_lid, ports in self._of_card.items():
+                if (first := self._by_lid.get(card_lid)) is not None:
+                    ports.append(first)
+                ports.sort(key=lambda p: p.lid)
+        return self._of_card.get(card, [])
+
+    def reach(self, lid: int, spread: int = 0) -> Peer | None:
+        """Who takes frames for the card with a LID: its port; where several are one card, one that is up.
+
+        spread: chooses among these, so that different senders use different ports.
+        """
         peer = self._by_lid.get(lid)
-        if peer is not None and not peer.down:
-            return peer
-        for other in self._of_card.get(lid, ()):
-            if not other.down:
-                return other
+        if (self._of_card is None or self._of_card) and (ports := self._ports_of(lid)):
+            alive = [port for port in ports if not port.down]
+            if alive:
+                return alive[spread % len(alive)]
         return peer
 
     def may_be(self, peer: Peer, lid: int) -> bool:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from verbena.errors import InvalidStateError
+from verbena.lan.message import Role
 
 
 class PortEvent(Enum):
@@ -104,11 +105,16 @@ class CardDriver(Protocol):
 
     def send_frames(self, frames: Sequence[bytes]) -> int: ...
 
+    def announce(self) -> None:
+        """Tell the peers that this node is something else now."""
+
 
 class LanPort(Upper):
     """The card of one port of an adapter.  Implements `EthernetPort`.
 
     `counters`: of this card, through all its drivers: ``tx.*``, ``rx.*``, ``drop.tx.<reason>``, ``drop.rx.<reason>``.
+    role: BRIDGE where a bridge is attached: frames of and to other addresses pass.  shared_lid: the LID in the address
+    of the card that this one is a part of; 0: it is a card of its own.  `become` sets both.
     """
 
     def __init__(self, number: int, mtu: int) -> None:
@@ -116,6 +122,9 @@ class LanPort(Upper):
         self.number = number
         self.counters: Counter[str] = Counter()
         self._mtu = mtu
+        self.last_error = ""
+        self.role = Role.NONE
+        self.shared_lid = 0
         self._mac = bytes(6)
         self._driver: CardDriver | None = None
 
@@ -144,6 +153,16 @@ class LanPort(Upper):
             return len(frames)
         return self._driver.send_frames(frames)
 
+    def transmit(self, frame: bytes) -> bool:
+        """Send one frame; False where it was not taken, and may be sent again after `PortEvent.ROOM`."""
+        return self.send_frames((frame,)) == 1
+
+    def become(self, role: Role, shared_lid: int = 0) -> None:
+        """Be a bridge's card, a part of another card, or (NONE, 0) a card of its own; the peers are told."""
+        self.role, self.shared_lid = role, shared_lid
+        if self._driver is not None:
+            self._driver.announce()
+
     def came_up(self, driver: CardDriver) -> None:
         """A driver is ready."""
         self._driver = driver
@@ -152,6 +171,10 @@ class LanPort(Upper):
         self.tell(PortEvent.LINK_UP)
         if moved:
             self.tell(PortEvent.ADDRESS, self._mac)
+
+    def has_room(self) -> None:
+        """Messages are free again."""
+        self.tell(PortEvent.ROOM)
 
     def went_down(self) -> None:
         """It is unloaded."""

@@ -36,11 +36,12 @@ CONTROL_SIZE = 128
 SENT_DATAGRAM, SENT_FRAME = 1 << 60, 2 << 60
 RECEIVED_DATAGRAM, RECEIVED_FRAME = 3 << 60, 4 << 60
 KINDS = 7 << 60
+SMALLEST_PACKET = 256
 SIGNAL_EVERY = 16
 POLL = 64
 
 Arrived = Callable[[int, int, int, Any], None]
-"""Called with what came: source LID, source queue pair, the service level, and a view of the message with its header."""
+"""Called with what came: source LID, source queue pair, service level, and a view of the message with its header."""
 
 
 class Channel:
@@ -108,11 +109,10 @@ class TransportServices:
         self._starved = False
         self._busy = self._missed = False
         self.open = True
-        packet = context.query_port(port_number).active_mtu
-        self.fragment = packet - HEADER_SIZE
-        self._pieces_at_most = -(-(config.largest_message - HEADER_SIZE) // self.fragment)
-        self._lead = HEADER_SIZE * self._pieces_at_most  # the fragments' headers stand before the message
-        self._open_queues(packet)
+        self.packet = context.query_port(port_number).active_mtu
+        most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
+        self._lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
+        self._open_queues(self.packet)
 
     def _open_queues(self, packet: int) -> None:
         config, context = self.config, self.context
@@ -197,21 +197,22 @@ class TransportServices:
         if not ways:
             message.release()
             return
-        self._jobs.append(_Job(message, ways, self._cut(message)))
+        packet = min([way.mtu for way in ways])
+        self._jobs.append(_Job(message, ways, self._cut(message, min(packet, self.packet) - HEADER_SIZE)))
         self._pump()
 
-    def _cut(self, message: Message) -> list[list[Any]]:
+    def _cut(self, message: Message, room: int) -> list[list[Any]]:
         """The pieces of a message: one, or fragments with a header each, which is the same for all destinations."""
         pool = self.messages
         payload = message.length - HEADER_SIZE
-        if payload <= self.fragment:
+        if payload <= room:
             return [[pool.sge(message, self._lead, message.length)]]
         self.counters["tx.fragmented"] += 1
         buf, main = pool.buf, message.at + self._lead
         first, flags, lid, number, length, _ = HEADER.unpack_from(buf, main)
         pieces = []
-        for place, offset in enumerate(range(0, payload, self.fragment)):
-            size = min(self.fragment, payload - offset)
+        for place, offset in enumerate(range(0, payload, room)):
+            size = min(room, payload - offset)
             head = place * HEADER_SIZE
             HEADER.pack_into(buf, message.at + head, first, flags, lid, number, length, offset)
             data = pool.sge(message, self._lead + HEADER_SIZE + offset, size)
@@ -236,7 +237,13 @@ class TransportServices:
                 flags = SendFlags.SIGNALED if signaled else 0
                 posts.append(
                     WorkRequest(
-                        SENT_DATAGRAM, WROpcode.SEND, piece, flags, ah=way.handle, remote_qpn=way.qpn, remote_qkey=QKEY
+                        SENT_DATAGRAM,
+                        WROpcode.SEND,
+                        piece,
+                        flags,
+                        ah=way.handle,
+                        remote_qpn=way.qpn,
+                        remote_qkey=QKEY,
                     )
                 )
                 if signaled:
@@ -285,7 +292,9 @@ class TransportServices:
         self.counters["posts.channel"] += 1
         channel.qp.post_send(
             WorkRequest(
-                SENT_FRAME | channel.qp.qp_num, WROpcode.SEND, [self.messages.sge(message, self._lead, message.length)]
+                SENT_FRAME | channel.qp.qp_num,
+                WROpcode.SEND,
+                [self.messages.sge(message, self._lead, message.length)],
             )
         )
 
@@ -405,3 +414,4 @@ class TransportServices:
         for pool in (self.messages, self.control, self._datagrams, self._frames):
             pool.close()
         self.cq.close()
+        self.pd.close()

@@ -40,9 +40,7 @@ class Way:
     def mad_address(self) -> MadAddress:
         """Queue pair 1 at the end of this way."""
         vector = self.vector
-        return MadAddress(
-            vector.dlid, sl=vector.sl, path_bits=vector.src_path_bits, port=vector.port_num
-        )
+        return MadAddress(vector.dlid, sl=vector.sl, path_bits=vector.src_path_bits, port=vector.port_num)
 
     def close(self) -> None:
         self.handle.close()

@@ -98,7 +98,9 @@ class ServiceResolver:
         self._questions.pop(question.request.request_id, None)
         self.counters["timeouts"] += 1
         question.pending.fail(
-            ManagementTimeout(f"LID {question.to.lid} did not answer for its service {question.request.service_id:#x}")
+            ManagementTimeout(
+                f"LID {question.to.lid} did not answer for its service {question.request.service_id:#x}"
+            )
         )
 
     def receive(self, source: MadAddress, data: bytes) -> bool:

@@ -41,7 +41,9 @@ class ArpPacket(Layout):
         if (made.hardware, made.protocol) != (HARDWARE_ETHERNET, ETHERTYPE_IPV4):
             raise DecodeError("header", f"ARP for {made.protocol:#06x} over hardware {made.hardware}")
         if (made.hardware_size, made.protocol_size) != (6, 4):
-            raise DecodeError("header", f"ARP addresses of {made.hardware_size} and {made.protocol_size} bytes")
+            raise DecodeError(
+                "header", f"ARP addresses of {made.hardware_size} and {made.protocol_size} bytes"
+            )
         return made
 
     def frame(self, destination: bytes, source: bytes) -> bytes:

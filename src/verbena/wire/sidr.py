@@ -79,5 +79,7 @@ def sidr_message(mad: Mad) -> SidrMessage | None:
     if kind is None or mad.management_class != ManagementClass.COMMUNICATION or mad.method != Method.SEND:
         return None
     if mad.base_version != 1 or mad.class_version != CM_CLASS_VERSION:
-        raise DecodeError("version", f"CM class version {mad.class_version}; only {CM_CLASS_VERSION} is known")
+        raise DecodeError(
+            "version", f"CM class version {mad.class_version}; only {CM_CLASS_VERSION} is known"
+        )
     return kind.unpack(mad.data)

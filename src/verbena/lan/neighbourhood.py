@@ -1,0 +1,389 @@
+"""The list of nodes, kept true: by looks at subnet administration, by its events, and by what nodes say themselves.
+
+A peer becomes known in one of four ways (document 000:76, 102-104): a look finds its port under the LAN's name; it asks
+for this node's queue pair, or for a channel; it says HELLO; or, where nodes are found lazily, a frame comes from it or
+goes to it.  Its paths come from the subnet driver, its datagram queue pair from the connection manager.  It is
+forgotten when subnet administration says that its port has gone, when it is no longer listed, or when it says BYE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+from verbena.errors import ManagementError, ManagementTimeout, NotFound
+from verbena.lan.discovery import Directory, Found, Paths
+from verbena.lan.message import Kind, NodeInfo
+from verbena.lan.peers import Peer
+from verbena.lan.station import Alarm, Station
+from verbena.lan.steps import Procedure, Steps
+from verbena.lan.ways import Way
+from verbena.management.service_resolution import DatagramService
+from verbena.wire.errors import DecodeError
+
+KNOWN_PER_LOOK = 8
+"""Platforms that are known, of which the ports are asked for again at each look, in turn."""
+MOST_PROCEDURES = 1024
+
+
+class Neighbourhood:
+    """The peers of one card.  send_to: sends a frame (peer, frame, flags); False where there is no message for it."""
+
+    def __init__(
+        self, station: Station, directory: Directory, send_to: Callable[[Peer, bytes, int], bool]
+    ) -> None:
+        self._station = station
+        self._send_to = send_to
+        self._directory = directory
+        self._by_guid: dict[int, Peer] = {}
+        self._turn = 0
+        self._looking: Procedure | None = None
+        self._again = False
+        self._asking: set[Procedure] = set()
+        self._refresh = Alarm(station, self._look_in_turn)
+        self._soon = Alarm(station, self.look)
+        self._retry = Alarm(station, self._retry_down)
+        self._hello = Alarm(station, self._say_hello_in_turn)
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The card is up: tell everybody, watch for events, look again in case others came up at the same time."""
+        config = self._station.config
+        self._directory.watch(self._came, self._gone)
+        self.say_hello()
+        if config.query_interval_ns:
+            self._refresh.set(config.query_interval_ns)
+        if config.hello_interval_ns:
+            self._hello.set(config.hello_interval_ns)
+        if config.discovery == "eager":
+            self._soon.set(config.settle_ns)
+
+    def _came(self, gid: bytes) -> None:
+        """A port has come into service: its driver needs a while; who comes back may have another LID."""
+        if self._station.config.discovery == "eager":
+            self._soon.set(self._station.config.settle_ns)
+
+    def _gone(self, gid: bytes) -> None:
+        peer = self._by_guid.get(int.from_bytes(gid[8:], "big"))
+        if peer is not None and peer.gid == gid:
+            self._station.counters["peers.gone"] += 1
+            self.drop(peer)
+
+    def _look_in_turn(self) -> None:
+        self._refresh.set(self._station.config.query_interval_ns)
+        self._directory.register()
+        Procedure(self._station.group.join(self._station.gid))
+        if self._station.config.discovery == "eager":
+            self.look()
+
+    def look(self) -> None:
+        """Ask for the list of nodes, and follow it; once more afterwards if asked meanwhile."""
+        if self._looking is not None and not self._looking.done:
+            self._again = True
+            return
+        self._again = False
+        self._looking = Procedure(self._follow_list())
+
+    def _follow_list(self) -> Steps:
+        """Errors of subnet administration leave the list as it is: without it the LAN goes on (no single point)."""
+        found: list[Found] = []
+        try:
+            yield from self._directory.look(self._station.lids, found, self._wanted)
+        except ManagementError:
+            self._station.counters["looks.failed"] += 1
+            return
+        self._station.counters["looks"] += 1
+        for peer in list(self._by_guid.values()):
+            if peer.platform and peer.platform not in self._directory.platforms:
+                self._station.counters["peers.unlisted"] += 1
+                self.drop(peer)
+        for each in found:
+            known = self._by_guid.get(each.port_guid)
+            if known is not None and (known.lid, known.lids) != (each.lid, each.lids):
+                self.drop(known)  # it has other LIDs now
+                known = None
+            if known is None or not known.ways:
+                self.meet(each)
+        if self._again:
+            self._soon.set(self._station.config.settle_ns)
+
+    def _wanted(self, platforms: list[int]) -> list[int]:
+        """The platforms to be asked for their ports: those that are new, and some of the others, in turn."""
+        known = {peer.platform for peer in self._by_guid.values()}
+        old = [platform for platform in platforms if platform in known]
+        start = self._turn % len(old) if old else 0
+        self._turn = start + KNOWN_PER_LOOK
+        again = set(islice(old[start:] + old[:start], KNOWN_PER_LOOK))
+        return [platform for platform in platforms if platform not in known or platform in again]
+
+    # --- peers ----------------------------------------------------------------------------------------------------
+
+    def meet(self, found: Found) -> None:
+        """A port of the list: ask for the paths to it, then for its queue pair."""
+        gid = self._station.gid[:8] + found.port_guid.to_bytes(8, "big")
+        peer = self.add(Peer(found.lid, found.lids, gid, found.platform))
+        if peer is not None:
+            self._run(self._resolve(peer))
+
+    def add(self, peer: Peer) -> Peer | None:
+        """Note a peer, instead of whoever had its LID; None when there are too many."""
+        station = self._station
+        known = station.peers.at(peer.lid)
+        if known is not None:
+            self.drop(known)
+        if peer.lid in station.lids or not station.peers.add(peer):
+            station.counters["peers.refused"] += 1
+            return None
+        station.heard.pop(peer.lid, None)
+        if peer.gid:
+            self._by_guid[int.from_bytes(peer.gid[8:], "big")] = peer
+        station.counters["peers.met"] += 1
+        return peer
+
+    def drop(self, peer: Peer) -> None:
+        """Forget a peer: nothing goes there any more."""
+        station = self._station
+        if peer.channel is not None:
+            station.channels.close(peer.channel)
+        guid = int.from_bytes(peer.gid[8:], "big") if peer.gid else 0
+        if self._by_guid.get(guid) is peer:
+            del self._by_guid[guid]
+        station.counters["drop.tx.peer_gone"] += len(peer.waiting)
+        peer.waiting.clear()
+        peer.down = peer.gone = True
+        station.peers.remove(peer)
+        station.policy.holders.discard(peer)
+        station.foreign.forget_bridge(peer.lid)
+        station.forget_address(peer)
+        peer.close()
+
+    def _run(self, steps: Steps) -> None:
+        self._asking = {each for each in self._asking if not each.done}
+        if len(self._asking) < MOST_PROCEDURES:
+            self._asking.add(Procedure(steps))
+        else:
+            self._station.counters["peers.too_many_questions"] += 1
+
+    def _resolve(self, peer: Peer, paths: bool = True) -> Steps:
+        """Paths, then the queue pair, of a peer."""
+        if peer.asking:
+            return
+        peer.asking = True
+        try:
+            if paths:
+                yield from self.find_paths(peer)
+            if not peer.gone and peer.ways:
+                yield from self._find_queue_pair(peer)
+        except NotFound:
+            self._station.counters["peers.without_lan"] += 1
+            if not peer.gone:
+                self.drop(peer)
+        except ManagementError:
+            self._station.counters["peers.silent"] += 1
+            self.is_down(peer)
+        finally:
+            peer.asking = False
+
+    def ask_queue_pair(self, peer: Peer) -> None:
+        """Ask for the queue pair of a peer whose paths are known."""
+        self._run(self._resolve(peer, paths=not peer.ways))
+
+    def find_paths(self, peer: Peer) -> Steps:
+        """Ask the subnet driver for the primary and the secondary path; raises `ManagementError`."""
+        answers: list[Paths] = []
+        yield from self._directory.paths(self._station.lid, peer.lid, answers.append)
+        if not peer.gone and self._station.open:
+            self.take_paths(peer, answers[0])
+
+    def take_paths(self, peer: Peer, paths: Paths) -> None:
+        station = self._station
+        records = [path for path in paths if path is not None]
+        if records and not peer.gid:
+            peer.gid = records[0].dgid
+            self._by_guid[int.from_bytes(peer.gid[8:], "big")] = peer
+        domain, port = station.services.pd, station.info.port_number
+        ways = [Way.along(domain, path, station.lid, port, peer.qpn) for path in records]
+        if ways:
+            peer.set_ways(ways)
+            peer.from_list = True
+
+    def _find_queue_pair(self, peer: Peer) -> Steps:
+        answer: DatagramService | None = None
+        for place, way in enumerate(list(peer.ways)):
+            try:
+                answer = yield self._station.channels.find_datagrams(way)
+            except ManagementTimeout:
+                continue
+            peer.active = place if way in peer.ways else 0
+            break
+        if answer is None:
+            raise ManagementTimeout(f"LID {peer.lid} answers on none of its paths")
+        if not peer.gone:
+            info = _info(answer.private_data)
+            if info is None:
+                raise NotFound(f"what LID {peer.lid} says of itself is no description of a node")
+            self.learn(peer, answer.qpn, info)
+
+    def learn(self, peer: Peer, qpn: int, info: NodeInfo) -> None:
+        """A peer has said what it is, and which queue pair it has."""
+        station = self._station
+        if info.mtu != station.config.mtu:
+            station.counters["peers.other_mtu"] += 1
+        if not station.peers.may_be(peer, info.card):
+            station.counters["drop.rx.claimed_lid"] += 1
+            return
+        if peer.info is not None and peer.info.instance != info.instance and peer.channel is not None:
+            station.channels.close(peer.channel)  # another driver is loaded there now
+        if not peer.platform:
+            peer.platform = int.from_bytes(info.platform, "big")
+        peer.info = info
+        peer.learn_qpn(qpn)
+        self.is_up(peer)
+        station.peers.changed()
+        self.flush(peer)
+
+    def find(self, lid: int) -> Peer | None:
+        """Who has a LID, made known if need be (found lazily only)."""
+        station = self._station
+        peer = station.peers.at(lid)
+        if peer is not None or station.config.discovery == "eager" or lid in station.lids:
+            return peer
+        made = self.add(Peer(lid))
+        if made is None:
+            return None
+        qpn = station.heard.get(lid)
+        if qpn is not None:
+            self._answer_way(made, qpn, 0)
+        else:
+            self.ask(made)
+        return made
+
+    def _answer_way(self, peer: Peer, qpn: int, sl: int) -> None:
+        """Reach a peer by the reverse of the way that something came from it."""
+        station = self._station
+        way = Way.back(station.services.pd, peer.lid, sl, station.info.port_number, station.packet, qpn)
+        peer.set_ways([way])
+        peer.learn_qpn(qpn)
+
+    def ask(self, peer: Peer) -> None:
+        """Ask for the paths to a peer, and for its queue pair."""
+        if not peer.asking:
+            self._run(self._resolve(peer))
+
+    def peer_of(self, lid: int, gid: bytes) -> Peer | None:
+        """Who asks for a channel."""
+        peer = self._station.peers.at(lid)
+        if peer is None and lid not in self._station.lids:
+            peer = self.add(Peer(lid, gid=gid))
+            if peer is not None:
+                self.ask(peer)
+        elif peer is not None and not peer.gid:
+            peer.gid = gid
+        return peer
+
+    # --- what nodes say -------------------------------------------------------------------------------------------
+
+    def say_hello(self) -> None:
+        """Tell all peers what this node is."""
+        self._to_all(Kind.HELLO)
+
+    def _say_hello_in_turn(self) -> None:
+        self._hello.set(self._station.config.hello_interval_ns)
+        self.say_hello()
+
+    def say_bye(self) -> None:
+        self._to_all(Kind.BYE)
+
+    def _to_all(self, kind: Kind) -> None:
+        station = self._station
+        ways = [way for peer in station.peers if (way := peer.way) is not None]
+        if ways:
+            station.services.send_control(station.lid, kind, station.describe().pack(), ways)
+
+    def said(self, kind: Kind, lid: int, qpn: int, sl: int, body: bytes) -> None:
+        """A HELLO or a BYE."""
+        station = self._station
+        info = _info(body)
+        if info is None:
+            station.counters["drop.rx.malformed.hello"] += 1
+            return
+        peer = station.peers.at(lid)
+        if kind is Kind.BYE:
+            if peer is not None and peer.info is not None and peer.info.instance == info.instance:
+                station.counters["peers.left"] += 1
+                self.drop(peer)
+            return
+        guid = int.from_bytes(info.port_guid, "big")
+        known = self._by_guid.get(guid)
+        if known is not None and known.lid != lid:
+            self.drop(known)  # the port has another LID now
+        if peer is None or (peer.gid and peer.gid[8:] != info.port_guid):
+            gid = station.gid[:8] + info.port_guid
+            peer = self.add(Peer(lid, gid=gid, platform=int.from_bytes(info.platform, "big")))
+            if peer is None:
+                return
+            self._answer_way(peer, qpn, sl)
+            if station.config.discovery == "eager":
+                self.ask(peer)
+        self.learn(peer, qpn, info)
+
+    # --- up and down ----------------------------------------------------------------------------------------------
+
+    def is_down(self, peer: Peer) -> None:
+        """A peer is not reached by any of its paths; it is tried again from time to time."""
+        station = self._station
+        if peer.gone or not station.open:
+            return
+        if not peer.down:
+            peer.down = True
+            station.counters["peers.down"] += 1
+            station.peers.changed()
+            station.forget_address(peer)
+        if peer.channel is not None:
+            station.channels.close(peer.channel)
+        station.counters["drop.tx.peer_down"] += len(peer.waiting)
+        peer.waiting.clear()
+        self._retry.set(station.config.down_interval_ns)
+
+    def is_up(self, peer: Peer) -> None:
+        peer.misses = 0
+        peer.heard_ns = self._station.clock.now()
+        if peer.down:
+            peer.down = False
+            self._station.counters["peers.up_again"] += 1
+            self._station.peers.changed()
+
+    def _retry_down(self) -> None:
+        down = [peer for peer in self._station.peers if peer.down]
+        for peer in down:
+            self.ask(peer)
+        if down:
+            self._retry.set(self._station.config.down_interval_ns)
+
+    def flush(self, peer: Peer) -> None:
+        """Send what has waited for a peer's queue pair."""
+        waiting = list(peer.waiting)
+        peer.waiting.clear()
+        for frame, flags in waiting:
+            if not self._send_to(peer, frame, flags):
+                self._station.counters["drop.tx.no_message"] += 1
+
+    def close(self) -> None:
+        for alarm in (self._refresh, self._soon, self._retry, self._hello):
+            alarm.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        for procedure in self._asking:
+            procedure.cancel()
+        self._directory.close()
+        for peer in self._station.peers:
+            peer.gone = True
+            peer.close()
+
+
+def _info(body: bytes) -> NodeInfo | None:
+    try:
+        return NodeInfo.unpack(body)
+    except DecodeError:
+        return None
