@@ -9,7 +9,7 @@ that was made is closed again, and it is tried anew after a while.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
+from typing import TYPE_CHECKING
 
 from verbena.clock import Clock
 from verbena.errors import VerbenaError
@@ -28,6 +28,9 @@ from verbena.lan.steps import Procedure, Steps
 from verbena.lan.transport_services import Channel, TransportServices
 from verbena.management.bus_driver import BusDriver, PlugAndPlayObject
 from verbena.verbs.context import Context
+
+if TYPE_CHECKING:
+    from random import Random
 
 AGAIN_NS = SECOND
 """After an initialization that failed."""

@@ -86,9 +86,9 @@ class Liveness:
             station.counters["drop.rx.unknown_prober"] += 1
             return
         _, source, destination, _ = PROBE.unpack(body)
-        ways = [w for w in peer.ways if self._ends(w) == (destination, source)] or [peer.way]
-        if ways[0] is not None and ways[0].qpn:
-            station.services.send_control(station.lid, Kind.PROBE_REPLY, body, [ways[0]])
+        back = next((w for w in peer.ways if self._ends(w) == (destination, source)), peer.way)
+        if back is not None and back.qpn:
+            station.services.send_control(station.lid, Kind.PROBE_REPLY, body, [back])
 
     def _ends(self, way: Way) -> tuple[int, int]:
         return self._station.lid + way.vector.src_path_bits, way.vector.dlid

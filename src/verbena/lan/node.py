@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.channel_adapter import AsyncEvent
 from verbena.clock import Clock
@@ -15,6 +14,9 @@ from verbena.lan.port import LanPort
 from verbena.management.bus_driver import BusDriver, LocalPort, ObjectKind, PlugAndPlayObject
 from verbena.transport.kinds import AsyncEventType
 from verbena.verbs.context import Context
+
+if TYPE_CHECKING:
+    from random import Random
 
 ADAPTER_IDS = 0x76_62_00, 0
 """Vendor and device of this project's adapters, as their NodeInfo tells them: what the driver is registered for."""

@@ -364,7 +364,7 @@ class TransportServices:
                     self._datagram_sent()
                 else:
                     self._frame_sent(entry)
-                if not self.open:
+                if not self._still_open():
                     return
             if datagrams:
                 self.datagram_qp.post_recv_many(datagrams)
@@ -373,6 +373,10 @@ class TransportServices:
             if self._starved and self.messages.free:
                 self._starved = False
                 self._room()
+
+    def _still_open(self) -> bool:
+        """What was done with a message may have closed everything."""
+        return self.open
 
     def _datagram(self, entry: Any, place: int) -> None:
         at = place * self._datagrams.size + GRH_SPACE

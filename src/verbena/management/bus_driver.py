@@ -51,7 +51,8 @@ class PlugAndPlayObject:
     """Something that a driver can be loaded for.
 
     guid: the port's, or the controller's.  port: of a local port.  profile, slot: of a controller; lid: where that
-    is, or the LID for which the driver of a port was loaded.  driver: what was loaded, None while nothing is.  stale: the thing is gone, the object means nothing any more.
+    is, or the LID for which the driver of a port was loaded.  driver: what was loaded, None while nothing is.  stale:
+    the thing is gone, the object means nothing any more.
     """
 
     kind: ObjectKind

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
+from typing import TYPE_CHECKING
 
 from verbena.clock import Clock, Timer
 from verbena.errors import ManagementTimeout, NotFound
@@ -16,6 +16,9 @@ from verbena.management.datagrams import MadAddress, Pending, Send
 from verbena.wire.errors import DecodeError
 from verbena.wire.mad import Mad
 from verbena.wire.sidr import SidrRep, SidrReq, SidrStatus, sidr_mad, sidr_message
+
+if TYPE_CHECKING:
+    from random import Random
 
 TIMEOUT_NS = 100_000_000
 TRIES = 4
