@@ -181,7 +181,9 @@ class Neighbourhood:
                 self.drop(peer)
         except ManagementError:
             self._station.counters["peers.silent"] += 1
-            self.is_down(peer)
+            peer.refused_ns = self._station.clock.now() + self._station.config.down_interval_ns
+            if not peer.qpn or peer.down:
+                self.is_down(peer)
         finally:
             peer.asking = False
 
@@ -249,10 +251,10 @@ class Neighbourhood:
         peer = station.peers.at(lid)
         if peer is not None or station.config.discovery == "eager" or lid in station.lids:
             return peer
+        qpn = station.heard.get(lid)
         made = self.add(Peer(lid))
         if made is None:
             return None
-        qpn = station.heard.get(lid)
         if qpn is not None:
             self._answer_way(made, qpn, 0)
         else:

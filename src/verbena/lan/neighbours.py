@@ -44,7 +44,9 @@ class NeighbourTable:
     told of an address that nobody has, with the packets that have waited.
 
     most: entries.  most_asking: questions that are open at a time.  age_ns: after which an entry is asked for again.
-    tries, retry_ns: of a question.  most_waiting: packets that wait for one address; older ones are dropped.
+    tries, retry_ns: of a question.  most_waiting: packets that wait for one address; older ones are dropped.  gap_ns:
+    between the first tries of two questions, which are broadcasts: where many hosts ask for each other, most answers
+    are heard in that time, in the others' questions (RFC 1122, 2.3.2.1, has hosts not flood their network).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class NeighbourTable:
         retry_ns: int = SECOND,
         tries: int = 3,
         most_waiting: int = 3,
+        gap_ns: int = 0,
     ) -> None:
         self.counters = counters
         self.unresolved = 0
@@ -78,6 +81,9 @@ class NeighbourTable:
         self._entries: dict[bytes, Neighbour] = {}
         self._wanted: deque[bytes] = deque()
         self._asking = 0
+        self._gap_ns = gap_ns
+        self._free_ns = 0
+        self._pause: Timer | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -133,8 +139,19 @@ class NeighbourTable:
             entry = self._entries.get(ip)
             if entry is None or entry.question is None or entry.question.tries:
                 continue  # answered meanwhile
+            now = self._clock.now()
+            if now < self._free_ns:
+                self._wanted.appendleft(ip)
+                if self._pause is None:
+                    self._pause = self._clock.call_at(self._free_ns, self._resume)
+                return
+            self._free_ns = now + self._gap_ns
             self._asking += 1
             self._try(ip, entry.question)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._go_on()
 
     def _try(self, ip: bytes, question: _Question) -> None:
         question.tries += 1
@@ -201,5 +218,7 @@ class NeighbourTable:
         for entry in self._entries.values():
             if entry.question is not None and entry.question.timer is not None:
                 entry.question.timer.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
         self._entries.clear()
         self._wanted.clear()

@@ -15,6 +15,8 @@ from verbena.wire.ip import ETHERTYPE_ARP, ETHERTYPE_IPV6
 
 ICMP6_SOLICITATION, ICMP6_ADVERTISEMENT = 135, 136
 PROTOCOL_ICMP6 = 58
+LIMITED_FRAMES = 4
+"""Frames to a peer before it is given one of few channels."""
 DECAY_FRAMES = 1024
 """Frames sent after which everybody's traffic counts half: what was long ago counts less."""
 
@@ -57,6 +59,8 @@ class ChannelPolicy:
         if policy == "datagram" or not self._config.max_channels:
             return False
         if policy == "age" and not resolves(frame):
+            return False
+        if policy == "limited" and peer.traffic < LIMITED_FRAMES:
             return False
         return len(self.holders) < self._config.max_channels or self.victim(peer) is not None
 
