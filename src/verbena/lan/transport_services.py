@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from verbena.errors import VerbError
 from verbena.lan.config import LanConfig
 from verbena.lan.message import HEADER, HEADER_SIZE, OFFLOAD_SIZE, VERSION, Flags, Kind
 from verbena.lan.pools import Message, MessagePool, ReceivePool
@@ -79,7 +80,8 @@ class TransportServices:
     """The library of one port.
 
     counters: shared with the driver.  arrived: called with each message that came.  room: called when a message slot
-    is free again after `make` had none.  channel_failed: called with a channel whose queue pair has failed.
+    is free again after `make` had none.  channel_failed: called with a channel whose queue pair has failed.  broken:
+    called when no datagrams can be sent any more.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class TransportServices:
         finished: Callable[[], None],
         room: Callable[[], None],
         channel_failed: Callable[[Channel], None],
+        broken: Callable[[], None],
     ) -> None:
         self.context = context
         self.config = config
@@ -104,6 +107,7 @@ class TransportServices:
         self._finished = finished
         self._room = room
         self._channel_failed = channel_failed
+        self._broken = broken
         self._port_number = port_number
         self._next_number = 0
         self._starved = False
@@ -254,13 +258,26 @@ class TransportServices:
                 self._jobs.popleft()
         if posts:
             self.counters["posts.datagram"] += len(posts)
-            self.datagram_qp.post_send_many(posts)
+            try:
+                self.datagram_qp.post_send_many(posts)
+            except VerbError:  # the port has just gone down, or the queue pair has failed
+                self._break()
 
-    def _datagram_sent(self) -> None:
+    def _break(self) -> None:
+        """The datagram queue pair is of no use any more: the driver has to open the library anew."""
+        self.counters["datagrams.broken"] += 1
+        self._jobs.clear()
+        self._broken()
+
+    def _datagram_sent(self, ok: bool) -> None:
+        if not self._sent:
+            return
         count, message = self._sent.popleft()
         self._in_flight -= count
         if message is not None:
             message.release()
+        if not ok:
+            self._break()
 
     # --- channels -------------------------------------------------------------------------------------------------
 
@@ -288,15 +305,15 @@ class TransportServices:
             else:
                 channel.waiting.append(message)
             return
+        piece = self.messages.sge(message, self._lead, message.length)
         channel.in_flight.append(message)
         self.counters["posts.channel"] += 1
-        channel.qp.post_send(
-            WorkRequest(
-                SENT_FRAME | channel.qp.qp_num,
-                WROpcode.SEND,
-                [self.messages.sge(message, self._lead, message.length)],
-            )
-        )
+        try:
+            channel.qp.post_send(WorkRequest(SENT_FRAME | channel.qp.qp_num, WROpcode.SEND, [piece]))
+        except VerbError:  # it has failed, and nobody has looked at its completions yet
+            channel.in_flight.pop().release()
+            self.counters["drop.tx.channel_failed"] += 1
+            self._channel_failed(channel)
 
     def _frame_sent(self, entry: Any) -> None:
         channel = self.channels.get(entry.wr_id & ~KINDS)
@@ -361,7 +378,7 @@ class TransportServices:
                 elif kind == RECEIVED_FRAME:
                     self._frame(entry, number & 0xFFFF)
                 elif kind == SENT_DATAGRAM:
-                    self._datagram_sent()
+                    self._datagram_sent(entry.ok)
                 else:
                     self._frame_sent(entry)
                 if not self._still_open():
