@@ -62,7 +62,7 @@ class FabricGroup:
     def leave(self) -> None:
         """No member any more, as far as this port knows."""
         if self.way is not None:
-            if self._services.open:
+            if self._services.open and self._services.datagram_qp.is_open:
                 self._services.datagram_qp.detach_mcast(Gid(self._gid), self._attached_lid)
             self.way.close()
             self.way = None

@@ -113,6 +113,7 @@ class TransportServices:
         self._starved = False
         self._busy = self._missed = False
         self.open = True
+        self._is_broken = False
         self.packet = context.query_port(port_number).active_mtu
         most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
         self._lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
@@ -265,9 +266,11 @@ class TransportServices:
 
     def _break(self) -> None:
         """The datagram queue pair is of no use any more: the driver has to open the library anew."""
-        self.counters["datagrams.broken"] += 1
+        if not self._is_broken:
+            self._is_broken = True
+            self.counters["datagrams.broken"] += 1
+            self._broken()
         self._jobs.clear()
-        self._broken()
 
     def _datagram_sent(self, ok: bool) -> None:
         if not self._sent:
@@ -374,7 +377,9 @@ class TransportServices:
                     place = number & 0xFFFF
                     if entry.ok:
                         self._datagram(entry, place)
-                    datagrams.append(self._datagrams.requests[place])
+                        datagrams.append(self._datagrams.requests[place])
+                    else:  # the queue pair has failed, and would flush whatever is posted
+                        self._break()
                 elif kind == RECEIVED_FRAME:
                     self._frame(entry, number & 0xFFFF)
                 elif kind == SENT_DATAGRAM:
@@ -401,8 +406,10 @@ class TransportServices:
         self._guarded(self._arrived_datagram, entry.slid, entry.src_qp, entry.sl, view)
 
     def _frame(self, entry: Any, place: int) -> None:
-        if entry.ok and entry.opcode == CompletionOpcode.RECV:
-            channel = self.channels.get(entry.qp_num)
+        channel = self.channels.get(entry.qp_num)
+        if not entry.ok and channel is not None:
+            self._channel_failed(channel)
+        elif entry.ok and entry.opcode == CompletionOpcode.RECV:
             if channel is None:
                 self.counters["drop.rx.closed_channel"] += 1
             else:
