@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from lan.lan_lab import BROADCAST, MS, SECOND, SMALL, Lan, ethernet, star, total
 from verbena import AddressVector, SendFlags, WorkRequest, WROpcode
 from verbena.lan import LanConfig
+from verbena.lan.datagrams import QKEY
 from verbena.lan.message import HEADER, HEADER_SIZE, VERSION, Flags, Kind, NodeInfo, parse_header
 from verbena.lan.reassembly import Reassembly
-from verbena.lan.transport_services import QKEY
 from verbena.transport.kinds import QPType
 from verbena.wire.errors import DecodeError
 
