@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from verbena.fabric.core import FabricCore
+from verbena.fabric.coupling import Couplings
 from verbena.runtime.core_clock import CoreClock
 from verbena.runtime.link_end import LARGEST_DATAGRAM, LinkEnd, token_of
 
@@ -44,7 +45,7 @@ PARK_S = 0.0002
 SPIN_NS = 50_000
 LONGEST_SLEEP_NS = 100_000_000
 SHORT_NS = 30_000  # sleeping takes longer than that
-TURNS = 8  # of one call of `drive`, while there is more to do
+TURNS = 32  # of one call of `drive`, while there is more to do
 
 
 class Rider(Protocol):
@@ -67,7 +68,7 @@ class CoreLoop:
     """One core, its clock, its socket and its thread.
 
     deliver(port, packet, in_port, handle), report(kind, port, detail): what becomes visible, with the lock held.
-    sock: for the links that leave this process; None: there are none.
+    sock: for the links that leave this process; None: there are none.  couplings: of the adapters in this process.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class CoreLoop:
         sock: socket.socket | None,
         deliver: Callable[[int, bytes, int, int], None],
         report: Callable[[int, int, int], None],
+        couplings: Couplings | None = None,
     ) -> None:
         self.core = core
+        self._couplings = couplings
         self.sock = sock
         self.lock = threading.Lock()
         self.counters: Counter[str] = Counter()
@@ -178,19 +181,28 @@ class CoreLoop:
         self._receive()
         self._advance()
         due = [time for rider in list(self.riders) if (time := rider.work())]
-        self._advance()
+        if self._advance():
+            self._more = True  # the adapters have got something, and have not been looked at since
         self._send()
         self._due = self._next(due)
+        if self.sock is None and self._due - self.clock.now() < SHORT_NS:
+            self._more = (
+                True  # what is on the links of this process arrives before another thread would wake up
+            )
 
-    def _advance(self) -> None:
-        """Let the core and the timers catch up with the clock."""
+    def _advance(self) -> bool:
+        """Let the core and the timers catch up with the clock; did anything happen?"""
         core, now = self.core, self.clock.now()
+        happened = False
         while True:
             core.run(now)
-            if not self._dispatch() and core.now >= now and not self.clock.run_due(now):
-                return
+            visible = self._dispatch()
+            happened |= visible
+            if not visible and core.now >= now and not self.clock.run_due(now):
+                return happened
 
     def _dispatch(self) -> bool:
+        handed = self._couplings is not None and self._couplings.deliver(time.monotonic_ns())
         delivered = self.core.deliveries()
         for _, port, packet, in_port, handle, _ in delivered:
             self._guarded(self._deliver, port, packet, in_port, handle)
@@ -200,7 +212,7 @@ class CoreLoop:
                 self._ready.add(port)
             else:
                 self._guarded(self._report, kind, port, detail)
-        return bool(delivered or reports)
+        return bool(handed or delivered or reports)
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> None:
         try:

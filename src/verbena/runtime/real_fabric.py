@@ -19,12 +19,14 @@ from verbena import _pure
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.fabric.assembly import FabricOptions
+from verbena.fabric.coupling import Couplings
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
 from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_loop import CoreLoop
+from verbena.runtime.core_ports import CorePorts
 from verbena.runtime.external_cables import ExternalCables
 from verbena.runtime.fabric_base import FabricBase
 from verbena.runtime.fabric_node import FabricNode
@@ -61,6 +63,7 @@ class RealFabric(FabricBase):
         managers: Sequence[str] | None = (),
         config: SubnetManagerConfig | None = None,
         store: TopologyStore | None = None,
+        flits: bool = True,
     ) -> None:
         _pure.say_once()
         self.cables = ExternalCables(times or LinkTimes())
@@ -68,13 +71,15 @@ class RealFabric(FabricBase):
             topology,
             seed=SystemRandom().getrandbits(63) if seed is None else seed,
             options=options or REAL_OPTIONS,
+            flits=flits,
             config=config,
             store=store,
             local=local,
             outside=self.cables,
         )
         self._seeded = seed is not None
-        self.loop = CoreLoop(self.core, sock, self._deliver, self._report)
+        self._couplings = Couplings(self.core)
+        self.loop = CoreLoop(self.core, sock, self._deliver, self._report, self._couplings)
         self.cables.begin(self.loop, self.assembly)
         self._captures = Captures(self.assembly, self.loop.held)
         self.clock = self.loop.clock
@@ -180,8 +185,9 @@ class RealFabric(FabricBase):
                 node, service, random, limits, window_bytes, ack_policy, threading.RLock()
             )
             ports = self._core_ports(adapter, node)
+            ports.join()
             driver = RealFabricDriver(adapter, service, self.loop, ports)
-            driver.at_end(lambda: self._release(name))
+            driver.at_end(lambda: self._release(name, ports))
             self.drivers[name] = driver
             self._ride(node, adapter, driver, ports)
             self.loop.riders.append(driver)
@@ -194,8 +200,9 @@ class RealFabric(FabricBase):
         """Who asks has the adapter's lock, and answering needs the core's: the loop does it."""
         self.clock.call_at(0, lambda: node.services.request(source, mad))
 
-    def _release(self, name: str) -> None:
+    def _release(self, name: str, ports: CorePorts) -> None:
         with self.loop.held():
+            ports.part()
             self._closed(name)
             del self.drivers[name]
 
