@@ -45,10 +45,13 @@ def up(
     Needs root, for TAP devices and network namespaces.
     """
     from verbena.runtime.lan_registry import Registration
+    from verbena.runtime.tap import missing_permission
     from verbena.scenario.lan_run import bring_up
     from verbena.scenario.load import load_fabric
 
     fabric = load_fabric(str(file))
+    if (missing := missing_permission()) is not None:
+        raise SystemLimitError(missing)
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in STOPS}
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -148,6 +148,7 @@ class Driver:
             station.clock,
             station.counters,
             describe=station.describe,
+            asked_by=self.neighbourhood.asked_by,
             peer_of=self.neighbourhood.peer_of,
             admit=station.policy.may_accept,
             ready=self._channel_ready,

@@ -157,7 +157,9 @@ class InterfaceUser:
             written = interface.write(frame, frame.header)
         else:
             try:
-                written = all([interface.write(piece) for piece in finish(frame, frame.header)])
+                written = True
+                for piece in finish(frame, frame.header):
+                    written &= interface.write(piece)
             except DecodeError:
                 counters["drop.rx.offload"] += 1
                 return
