@@ -78,6 +78,11 @@ class Driver:
         station = self.station
         return station.mac[:4] + station.card_lid.to_bytes(2, "big")
 
+    @property
+    def own_mac(self) -> bytes:
+        """The address that the port's LID makes."""
+        return self.station.mac
+
     # --- initialization -------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:

@@ -102,6 +102,8 @@ class CardDriver(Protocol):
 
     @property
     def mac(self) -> bytes: ...
+    @property
+    def own_mac(self) -> bytes: ...
 
     def send_frames(self, frames: Sequence[bytes]) -> int: ...
 
@@ -131,6 +133,11 @@ class LanPort(Upper):
     @property
     def mac(self) -> bytes:
         """Its address now; the last one while it is down, zeros before it has had any."""
+        return self._mac if self._driver is None else self._driver.mac
+
+    @property
+    def own_mac(self) -> bytes:
+        """The address that its port's LID makes, also while it shares another."""
         return self._mac
 
     @property
@@ -166,8 +173,8 @@ class LanPort(Upper):
     def came_up(self, driver: CardDriver) -> None:
         """A driver is ready."""
         self._driver = driver
-        moved = any(self._mac) and self._mac != driver.mac
-        self._mac = driver.mac
+        moved = any(self._mac) and self._mac != driver.own_mac
+        self._mac = driver.own_mac
         self.tell(PortEvent.LINK_UP)
         if moved:
             self.tell(PortEvent.ADDRESS, self._mac)

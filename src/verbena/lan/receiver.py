@@ -23,7 +23,8 @@ from verbena.wire.errors import DecodeError
 from verbena.wire.ethernet import GROUP_BIT, payload_offset
 from verbena.wire.ethernet import HEADER_SIZE as ETHERNET_HEADER
 
-FRAME = VERSION << 4 | Kind.FRAME
+FRAME = VERSION << 4 | int(Kind.FRAME)
+OFFLOAD, BRIDGED = int(Flags.OFFLOAD), int(Flags.BRIDGED)  # plain numbers: these are asked for each frame
 MOST_LIDS = 1 << 7
 """A port has 2^LMC LIDs, LMC at most 7."""
 
@@ -144,7 +145,7 @@ class Receiver:
         """A whole frame from the node with a LID."""
         station = self._station
         header = b""
-        if flags & Flags.OFFLOAD:
+        if flags & OFFLOAD:
             header, body = body[:OFFLOAD_SIZE], body[OFFLOAD_SIZE:]
         fault = self._fault(body, header) or self._misdirected(body) or self._forged(body, flags, lid, peer)
         if not fault and body[0] & GROUP_BIT and not self._may_flood(lid):
@@ -152,7 +153,7 @@ class Receiver:
         if fault:
             station.counters["drop.rx." + fault] += 1
             return
-        if flags & Flags.BRIDGED:
+        if flags & BRIDGED:
             station.foreign.learn(body[6:12], lid, station.clock.now())
         station.counters["rx.frames"] += 1
         station.counters["rx.bytes"] += len(body)
@@ -184,7 +185,7 @@ class Receiver:
         """Is the source an address of whoever sent it?"""
         station = self._station
         source = lid_of(frame[6:12], station.prefix)
-        if not flags & Flags.BRIDGED:
+        if not flags & BRIDGED:
             return "" if source == (lid if peer is None else peer.card) else "forged_source"
         if source:
             return "forged_source"  # this LAN's own addresses are never behind a bridge
