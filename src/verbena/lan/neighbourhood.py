@@ -75,7 +75,7 @@ class Neighbourhood:
             self.drop(peer)
 
     def asked_by(self, lid: int) -> None:
-        """Somebody wants this node's queue pair: who is not known has come up since the last look.  Look once for all."""
+        """Somebody wants this node's queue pair: who is not known has come up since the last look."""
         station = self._station
         if station.config.discovery != "eager" or station.peers.at(lid) is not None:
             return

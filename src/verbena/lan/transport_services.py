@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from verbena.adapter.port import PortState
 from verbena.lan.config import LanConfig
 from verbena.lan.message import HEADER, HEADER_SIZE, OFFLOAD_SIZE, VERSION, Flags, Kind
 from verbena.lan.pools import Message, MessagePool, ReceivePool
@@ -219,8 +220,18 @@ class TransportServices:
             pieces.append([pool.sge(message, head, HEADER_SIZE), data])
         return pieces
 
+    def _can_post(self) -> bool:
+        """Is the port one that sends?  Between its going down and the driver's being unloaded it is not."""
+        native = self.context.adapter.native
+        if native is None or native.port(self._port_number).state == PortState.ACTIVE:
+            return True
+        self.counters["drop.tx.port_down"] += 1
+        return False
+
     def _pump(self) -> None:
         """Post what the datagram queue pair takes."""
+        while self._jobs and not self._can_post():
+            self._jobs.popleft().message.release()
         posts: list[WorkRequest] = []
         limit = self.config.send_depth
         while self._jobs and self._in_flight < limit:
@@ -287,6 +298,9 @@ class TransportServices:
                 message.release()
             else:
                 channel.waiting.append(message)
+            return
+        if not self._can_post():
+            message.release()
             return
         channel.in_flight.append(message)
         self.counters["posts.channel"] += 1

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.lan.bridge import Bridge
 from verbena.lan.config import LanConfig
 from verbena.lan.node import LanNode
+from verbena.lan.port import EthernetPort, PortEvent
 from verbena.runtime import namespaces
 from verbena.runtime.interface_port import InterfacePort
 from verbena.runtime.packet_socket import PacketInterface
@@ -23,6 +26,7 @@ from verbena.runtime.real_fabric import RealFabric
 from verbena.runtime.tap import LARGEST_MTU, Tap
 from verbena.runtime.tap_end import InterfaceEnd
 from verbena.verbs.context import Context
+from verbena.verbs.subnet import LockedClock
 from verbena.wire.ethernet import mac_text
 
 START_S = 60.0
@@ -34,7 +38,8 @@ class Place:
 
     adapter: the node of the host in the fabric's topology.  interface: its name.  namespace: made if there is none of
     that name, and removed again; None: where the process is.  addresses: such as ``10.0.0.1/24``.  bridge: the host
-    joins the LAN to that interface, which exists, or with `tap` is a TAP device that is made.
+    joins the LAN to that interface, which exists, or with `tap` is a TAP device that is made.  spanning_tree: does the
+    bridge look for loops before it forwards?
     """
 
     adapter: str
@@ -43,6 +48,28 @@ class Place:
     addresses: tuple[str, ...] = ()
     bridge: bool = False
     tap: bool = True
+    spanning_tree: bool = True
+
+
+class _LockedBridge(Bridge):
+    """A bridge to which several threads bring frames: it works under its adapter's lock."""
+
+    def __init__(self, adapter: ChannelAdapter, *ports: EthernetPort, spanning_tree: bool) -> None:
+        self._lock = adapter.engine
+        with self._lock:
+            super().__init__(LockedClock(adapter.clock, self._lock), *ports, spanning_tree=spanning_tree)
+
+    def _received(self, number: int, frames: Sequence[bytes]) -> None:
+        with self._lock:
+            super()._received(number, frames)
+
+    def _changed(self, number: int, event: PortEvent, detail: bytes) -> None:
+        with self._lock:
+            super()._changed(number, event, detail)
+
+    def close(self) -> None:
+        with self._lock:
+            super().close()
 
 
 class Member:
@@ -55,7 +82,7 @@ class Member:
         node: LanNode,
         interface: Tap | PacketInterface,
         end: InterfaceEnd | InterfacePort,
-        bridge: Any,
+        bridge: Bridge | None,
     ) -> None:
         self.place = place
         self.context = context
@@ -83,6 +110,7 @@ class Member:
                 with self.context.adapter.engine:
                     peers = [_peer_status(peer, driver.station.prefix) for peer in driver.station.peers]
         neighbours = self.interface.neighbours() if isinstance(self.interface, Tap) else {}
+        bridge = self._bridge
         return {
             "adapter": self.place.adapter,
             "role": "bridge" if self.place.bridge else "host",
@@ -94,7 +122,9 @@ class Member:
             "mtu": card.mtu,
             "peers": peers,
             "neighbours": neighbours,
-            "counters": dict(card.counters),
+            "behind": {} if bridge is None else {mac_text(mac): at for mac, at in bridge.addresses().items()},
+            "bridge_state": "" if bridge is None else bridge.state(1).name.lower(),
+            "counters": dict(card.counters) | dict(bridge.counters if bridge is not None else {}),
             "interface_counters": dict(self.interface.counters),
         }
 
@@ -187,11 +217,9 @@ class RealLan:
         if not place.bridge:
             end = InterfaceEnd(node.card, interface, offload=self.config.offload)
             return Member(place, context, node, interface, end, None)
-        from verbena.lan.bridge import Bridge
-
         port = InterfacePort(interface, node.card.mac, offload=self.config.offload)
         try:
-            bridge = Bridge(node.card, port, self.fabric.clock)
+            bridge = _LockedBridge(context.adapter, node.card, port, spanning_tree=place.spanning_tree)
         except BaseException:
             port.close()
             raise

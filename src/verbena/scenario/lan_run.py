@@ -21,8 +21,13 @@ Told = Callable[[str], None]
 
 def places(lan: LanModel) -> list[Place]:
     """The hosts of a file's LAN, bridges last."""
-    nodes = [Place(n.adapter, n.interface, n.namespace, tuple(n.addresses)) for n in lan.nodes]
-    return nodes + [Place(b.adapter, b.interface, b.namespace, bridge=True, tap=b.tap) for b in lan.bridges]
+    found = [Place(n.adapter, n.interface, n.namespace, tuple(n.addresses)) for n in lan.nodes]
+    for b in lan.bridges:
+        place = Place(
+            b.adapter, b.interface, b.namespace, bridge=True, tap=b.tap, spanning_tree=b.spanning_tree
+        )
+        found.append(place)
+    return found
 
 
 def make_fabric(file: FabricFile, folder: Path = Path()) -> RealFabric:

@@ -48,13 +48,15 @@ class LanNodeModel(Strict):
 class LanBridgeModel(Strict):
     """A host that joins the LAN to an ordinary Ethernet.
 
-    interface: one that exists in `namespace`; with tap, a TAP device that is made.
+    interface: one that exists in `namespace`; with tap, a TAP device that is made.  spanning_tree: look for loops
+    before anything is forwarded, which takes some seconds.
     """
 
     adapter: Name
     interface: Interface
     namespace: Namespace | None = None
     tap: bool = False
+    spanning_tree: bool = True
 
 
 class LanModel(Strict):
