@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from verbena import Topology
@@ -26,7 +27,12 @@ from verbena.runtime.real_lan import Member, Place, RealLan
 ETH_P_ALL = 3
 ALL_ONES = b"\xff" * 6
 SOL_PACKET, PACKET_AUXDATA = 263, 8
-LAB = os.getpid()
+LABS = count(1)
+
+
+def real_config(**given: Any) -> LanConfig:
+    """What is not given is as for real time, with a shorter time until a path is given up."""
+    return LanConfig(**{"offload": True, "probe_interval_ns": 150_000_000, **given})
 
 
 def star(hosts: Sequence[str], switches: int = 1) -> Topology:
@@ -61,9 +67,10 @@ class Lab:
         self.lan = lan
         self.fabric = lan.fabric
         self._count = 0
+        self._name = f"verbena-{os.getpid()}-{next(LABS)}"
 
     def namespace(self, host: str) -> str:
-        return f"verbena-{LAB}-{host}"
+        return f"{self._name}-{host}"
 
     def ip(self, host: str) -> str:
         return self.lan.members[host].place.addresses[0].split("/")[0]
@@ -141,7 +148,7 @@ def lab(
     options = FabricOptions(buffer_bytes=128 << 10, mtu=packet)
     with (
         RealFabric(topology, seed=seed, options=options, flits=False) as fabric,
-        RealLan(fabric, config or LanConfig(offload=True)) as lan,
+        RealLan(fabric, config or real_config()) as lan,
     ):
         fabric.start()
         made = Lab(lan)

@@ -177,7 +177,7 @@ class TransportServices:
 
     def send_control(self, lid: int, kind: Kind, body: bytes, ways: Sequence[Way]) -> bool:
         """Send a short message of a kind of its own to some destinations; False when all slots are in use."""
-        message = self.control.take()
+        message = self.control.take() if self.open else None
         if message is None:
             self.counters["drop.tx.control"] += 1
             return False

@@ -30,6 +30,8 @@ from verbena.verbs.subnet import LockedClock
 from verbena.wire.ethernet import mac_text
 
 START_S = 60.0
+PROBE_NS = 250_000_000
+"""Longer than a process may have to wait for a processor; otherwise nodes seem to be down."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class RealLan:
         making: Callable[[str], None] = lambda namespace: None,
     ) -> None:
         self.fabric = fabric
-        self.config = config or LanConfig(offload=True)
+        self.config = config or LanConfig(offload=True, probe_interval_ns=PROBE_NS)
         if self.config.mtu > LARGEST_MTU:
             raise InvalidAttributeError(
                 f"mtu = {self.config.mtu}: a LAN whose hosts end in TAP devices has {LARGEST_MTU} at most"

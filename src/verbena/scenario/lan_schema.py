@@ -60,7 +60,10 @@ class LanBridgeModel(Strict):
 
 
 class LanModel(Strict):
-    """An Ethernet on the fabric.  What is not said is as in `lan.config.LanConfig`, whose times are here in ms."""
+    """An Ethernet on the fabric.  What is not said is as in `lan.config.LanConfig`, whose times are here in ms.
+
+    probe_interval_ms: longer than a process may have to wait for a processor; otherwise nodes seem to be down.
+    """
 
     nodes: Annotated[tuple[LanNodeModel, ...], Field(strict=False)] = ()
     bridges: Annotated[tuple[LanBridgeModel, ...], Field(strict=False)] = ()
@@ -75,7 +78,7 @@ class LanModel(Strict):
     storm_rate: Annotated[int, Field(ge=0, le=1_000_000_000)] = 20_000
     query_interval_ms: Milliseconds = 5_000
     channel_age_ms: Milliseconds = 60_000
-    probe_interval_ms: Annotated[float, Field(ge=1, le=3_600_000)] = 20
+    probe_interval_ms: Annotated[float, Field(ge=1, le=3_600_000)] = 250
 
     def config(self) -> LanConfig:
         """What each of its nodes is told."""
