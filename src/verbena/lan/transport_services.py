@@ -369,9 +369,9 @@ class TransportServices:
                 kind = number & KINDS
                 if kind == RECEIVED_DATAGRAM:
                     place = number & 0xFFFF
-                    if entry.ok:
+                    if entry.ok:  # else the queue pair has failed, and would flush the buffer again and again
                         self._datagram(entry, place)
-                    datagrams.append(self._datagrams.requests[place])
+                        datagrams.append(self._datagrams.requests[place])
                 elif kind == RECEIVED_FRAME:
                     self._frame(entry, number & 0xFFFF)
                 elif kind == SENT_DATAGRAM:
