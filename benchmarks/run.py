@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
 import fabric_real
+import lan_tap
 import routing
 import topology
 from rich.console import Console
@@ -29,6 +30,7 @@ GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
     "topology": topology.BENCHMARKS,
+    "lan": lan_tap.BENCHMARKS,
 }
 
 

@@ -330,9 +330,10 @@ class ChannelManager:
         peer: Peer = channel.owner
         current = peer.channel is channel
         self.close(channel)
-        if current and not asked:
-            self.counters["channels.failed"] += 1
-            peer.refused_ns = self._clock.now() + AGAIN_NS
+        if current:
+            if not asked:
+                self.counters["channels.failed"] += 1
+                peer.refused_ns = self._clock.now() + AGAIN_NS
             self._ready(peer, None)
 
     def _stop_timer(self, channel: Channel) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 AGAIN_NS = SECOND
 """After an initialization that failed."""
+REPAIR_NS = SECOND // 100
 
 
 class Driver:
@@ -68,9 +69,13 @@ class Driver:
         self.receiver = Receiver(self.station)
         self._ageing = Alarm(self.station, self._age)
         self._retry = Alarm(self.station, self._begin)
+        self._repair = Alarm(self.station, self._open_again)
         self._opened = False
         self._procedure: Procedure | None = None
-        self._begin()
+        if any(card.own_mac):  # loaded again: what leads to a new LID may not be programmed everywhere yet
+            self._retry.set(config.settle_ns)
+        else:
+            self._begin()
 
     @property
     def mac(self) -> bytes:
@@ -137,6 +142,7 @@ class Driver:
             finished=self.receiver.finished,
             room=self.card.has_room,
             channel_failed=self._channel_failed,
+            broken=lambda: self._repair.set(0),
         )
         self._opened = True
         station.group = FabricGroup(self.directory.subnet, station.services, config, number)
@@ -164,6 +170,14 @@ class Driver:
         self.card.last_error = str(error)
         self._close_library()
         self._retry.set(AGAIN_NS)
+
+    def _open_again(self) -> None:
+        """The library is of no use any more, though the port is up: close it, and begin anew."""
+        if self.up:
+            self.up = False
+            self.card.went_down()
+            self._close_library()
+            self._retry.set(REPAIR_NS)
 
     def _close_library(self) -> None:
         if not self._opened:
@@ -220,6 +234,11 @@ class Driver:
                 self.station.peers.changed()
                 self.neighbourhood.say_hello()
 
+    def _may_still_speak(self) -> bool:
+        """Is the port as it was when the driver was loaded?"""
+        port = self._context.query_port(self.station.info.port_number)
+        return port.state == "ACTIVE" and port.lid == self.station.lid
+
     def unload(self) -> None:
         """The port has gone down, or has another LID; or the node leaves."""
         with self._engine:
@@ -227,12 +246,13 @@ class Driver:
                 return
             if self._procedure is not None:
                 self._procedure.cancel()
-            if self.up:
+            if self.up and self._may_still_speak():
                 self.neighbourhood.say_bye()
                 self.directory.unregister()
             self.station.open = False
             self.up = False
             self._ageing.cancel()
             self._retry.cancel()
+            self._repair.cancel()
             self._close_library()
             self.card.went_down()

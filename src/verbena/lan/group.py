@@ -38,6 +38,8 @@ class FabricGroup:
 
     def join(self, port_gid: bytes) -> Steps:
         """Join, or say again that one is a member; without groups, everything goes in software."""
+        if self._config.fabric_multicast == "off":
+            return
         try:
             record = yield self._subnet.client.join(
                 self._gid, port_gid, 1, pkey=0xFFFF, qkey=QKEY, sl=0, flow_label=0, tclass=0
@@ -60,7 +62,7 @@ class FabricGroup:
     def leave(self) -> None:
         """No member any more, as far as this port knows."""
         if self.way is not None:
-            if self._services.open:
+            if self._services.open and self._services.datagram_qp.is_open:
                 self._services.datagram_qp.detach_mcast(Gid(self._gid), self._attached_lid)
             self.way.close()
             self.way = None

@@ -71,7 +71,7 @@ class IntermediateDriver(Upper):
         if len(set(up)) > 1:
             raise InvalidAttributeError("the intermediate driver bundles only cards of one subnet")
         for card in cards:
-            card.attach(partial(self._received, card), partial(self._changed, card))
+            card.attach(partial(self._received, card), partial(self._happened, card))
         for card in cards:
             if card.link:
                 self._came(card)
@@ -111,7 +111,7 @@ class IntermediateDriver(Upper):
 
     # --- members --------------------------------------------------------------------------------------------------
 
-    def _changed(self, card: LanPort, event: PortEvent, detail: bytes) -> None:
+    def _happened(self, card: LanPort, event: PortEvent, detail: bytes) -> None:
         if event is PortEvent.LINK_UP:
             self._came(card)
         elif event is PortEvent.LINK_DOWN:

@@ -52,10 +52,9 @@ class Neighbourhood:
     # --- looking --------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The card is up: tell everybody, watch for events, look again in case others came up at the same time."""
+        """The card is up: watch for events, look again in case others came up at the same time."""
         config = self._station.config
         self._directory.watch(self._came, self._gone)
-        self.say_hello()
         if config.query_interval_ns:
             self._refresh.set(config.query_interval_ns)
         if config.hello_interval_ns:
@@ -163,8 +162,7 @@ class Neighbourhood:
         guid = int.from_bytes(peer.gid[8:], "big") if peer.gid else 0
         if self._by_guid.get(guid) is peer:
             del self._by_guid[guid]
-        station.counters["drop.tx.peer_gone"] += len(peer.waiting)
-        peer.waiting.clear()
+        self._drop_waiting(peer, "peer_gone")
         peer.down = peer.gone = True
         station.peers.remove(peer)
         station.policy.holders.discard(peer)
@@ -240,6 +238,8 @@ class Neighbourhood:
             if info is None:
                 raise NotFound(f"what LID {peer.lid} says of itself is no description of a node")
             self.learn(peer, answer.qpn, info)
+            if (way := peer.way) is not None:
+                self._say(Kind.HELLO, [way])  # it may not have been there, or not known us, at its own look
 
     def learn(self, peer: Peer, qpn: int, info: NodeInfo) -> None:
         """A peer has said what it is, and which queue pair it has."""
@@ -312,10 +312,13 @@ class Neighbourhood:
         self._to_all(Kind.BYE)
 
     def _to_all(self, kind: Kind) -> None:
-        station = self._station
-        ways = [way for peer in station.peers if (way := peer.way) is not None]
+        ways = [way for peer in self._station.peers if (way := peer.way) is not None]
         if ways:
-            station.services.send_control(station.lid, kind, station.describe().pack(), ways)
+            self._say(kind, ways)
+
+    def _say(self, kind: Kind, ways: list[Way]) -> None:
+        station = self._station
+        station.services.send_control(station.lid, kind, station.describe().pack(), ways)
 
     def said(self, kind: Kind, lid: int, qpn: int, sl: int, body: bytes) -> None:
         """A HELLO or a BYE."""
@@ -358,9 +361,13 @@ class Neighbourhood:
             station.forget_address(peer)
         if peer.channel is not None:
             station.channels.close(peer.channel)
-        station.counters["drop.tx.peer_down"] += len(peer.waiting)
-        peer.waiting.clear()
+        self._drop_waiting(peer, "peer_down")
         self._retry.set(station.config.down_interval_ns)
+
+    def _drop_waiting(self, peer: Peer, reason: str) -> None:
+        if peer.waiting:
+            self._station.counters["drop.tx." + reason] += len(peer.waiting)
+            peer.waiting.clear()
 
     def is_up(self, peer: Peer) -> None:
         peer.misses = 0

@@ -164,7 +164,7 @@ class SpanningTree:
         if len(frame) < 17 + BPDU.size or frame[14:17] != LLC or frame[20]:
             return False
         fields = BPDU.unpack_from(frame, 17)
-        return fields[6] == self.bridge_id and (fields[7] & 0xFF) - 1 < number
+        return bool(fields[6] == self.bridge_id and (fields[7] & 0xFF) - 1 < number)
 
     def _say_hello(self) -> None:
         if not self._open:

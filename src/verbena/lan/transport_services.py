@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from verbena.adapter.port import PortState
+from verbena.errors import VerbError
 from verbena.lan.config import LanConfig
 from verbena.lan.message import HEADER, HEADER_SIZE, OFFLOAD_SIZE, VERSION, Flags, Kind
 from verbena.lan.pools import Message, MessagePool, ReceivePool
@@ -80,7 +80,8 @@ class TransportServices:
     """The library of one port.
 
     counters: shared with the driver.  arrived: called with each message that came.  room: called when a message slot
-    is free again after `make` had none.  channel_failed: called with a channel whose queue pair has failed.
+    is free again after `make` had none.  channel_failed: called with a channel whose queue pair has failed.  broken:
+    called when no datagrams can be sent any more.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class TransportServices:
         finished: Callable[[], None],
         room: Callable[[], None],
         channel_failed: Callable[[Channel], None],
+        broken: Callable[[], None],
     ) -> None:
         self.context = context
         self.config = config
@@ -105,11 +107,13 @@ class TransportServices:
         self._finished = finished
         self._room = room
         self._channel_failed = channel_failed
+        self._broken = broken
         self._port_number = port_number
         self._next_number = 0
         self._starved = False
         self._busy = self._missed = False
         self.open = True
+        self._is_broken = False
         self.packet = context.query_port(port_number).active_mtu
         most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
         self._lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
@@ -177,7 +181,7 @@ class TransportServices:
 
     def send_control(self, lid: int, kind: Kind, body: bytes, ways: Sequence[Way]) -> bool:
         """Send a short message of a kind of its own to some destinations; False when all slots are in use."""
-        message = self.control.take() if self.open else None
+        message = self.control.take()
         if message is None:
             self.counters["drop.tx.control"] += 1
             return False
@@ -220,18 +224,8 @@ class TransportServices:
             pieces.append([pool.sge(message, head, HEADER_SIZE), data])
         return pieces
 
-    def _can_post(self) -> bool:
-        """Is the port one that sends?  Between its going down and the driver's being unloaded it is not."""
-        native = self.context.adapter.native
-        if native is None or native.port(self._port_number).state == PortState.ACTIVE:
-            return True
-        self.counters["drop.tx.port_down"] += 1
-        return False
-
     def _pump(self) -> None:
         """Post what the datagram queue pair takes."""
-        while self._jobs and not self._can_post():
-            self._jobs.popleft().message.release()
         posts: list[WorkRequest] = []
         limit = self.config.send_depth
         while self._jobs and self._in_flight < limit:
@@ -265,13 +259,28 @@ class TransportServices:
                 self._jobs.popleft()
         if posts:
             self.counters["posts.datagram"] += len(posts)
-            self.datagram_qp.post_send_many(posts)
+            try:
+                self.datagram_qp.post_send_many(posts)
+            except VerbError:  # the port has just gone down, or the queue pair has failed
+                self._break()
 
-    def _datagram_sent(self) -> None:
+    def _break(self) -> None:
+        """The datagram queue pair is of no use any more: the driver has to open the library anew."""
+        if not self._is_broken:
+            self._is_broken = True
+            self.counters["datagrams.broken"] += 1
+            self._broken()
+        self._jobs.clear()
+
+    def _datagram_sent(self, ok: bool) -> None:
+        if not self._sent:
+            return
         count, message = self._sent.popleft()
         self._in_flight -= count
         if message is not None:
             message.release()
+        if not ok:
+            self._break()
 
     # --- channels -------------------------------------------------------------------------------------------------
 
@@ -299,18 +308,15 @@ class TransportServices:
             else:
                 channel.waiting.append(message)
             return
-        if not self._can_post():
-            message.release()
-            return
+        piece = self.messages.sge(message, self._lead, message.length)
         channel.in_flight.append(message)
         self.counters["posts.channel"] += 1
-        channel.qp.post_send(
-            WorkRequest(
-                SENT_FRAME | channel.qp.qp_num,
-                WROpcode.SEND,
-                [self.messages.sge(message, self._lead, message.length)],
-            )
-        )
+        try:
+            channel.qp.post_send(WorkRequest(SENT_FRAME | channel.qp.qp_num, WROpcode.SEND, [piece]))
+        except VerbError:  # it has failed, and nobody has looked at its completions yet
+            channel.in_flight.pop().release()
+            self.counters["drop.tx.channel_failed"] += 1
+            self._channel_failed(channel)
 
     def _frame_sent(self, entry: Any) -> None:
         channel = self.channels.get(entry.wr_id & ~KINDS)
@@ -369,13 +375,15 @@ class TransportServices:
                 kind = number & KINDS
                 if kind == RECEIVED_DATAGRAM:
                     place = number & 0xFFFF
-                    if entry.ok:  # else the queue pair has failed, and would flush the buffer again and again
+                    if entry.ok:
                         self._datagram(entry, place)
                         datagrams.append(self._datagrams.requests[place])
+                    else:  # the queue pair has failed, and would flush whatever is posted
+                        self._break()
                 elif kind == RECEIVED_FRAME:
                     self._frame(entry, number & 0xFFFF)
                 elif kind == SENT_DATAGRAM:
-                    self._datagram_sent()
+                    self._datagram_sent(entry.ok)
                 else:
                     self._frame_sent(entry)
                 if not self._still_open():
@@ -398,8 +406,10 @@ class TransportServices:
         self._guarded(self._arrived_datagram, entry.slid, entry.src_qp, entry.sl, view)
 
     def _frame(self, entry: Any, place: int) -> None:
-        if entry.ok and entry.opcode == CompletionOpcode.RECV:
-            channel = self.channels.get(entry.qp_num)
+        channel = self.channels.get(entry.qp_num)
+        if not entry.ok and channel is not None:
+            self._channel_failed(channel)
+        elif entry.ok and entry.opcode == CompletionOpcode.RECV:
             if channel is None:
                 self.counters["drop.rx.closed_channel"] += 1
             else:
