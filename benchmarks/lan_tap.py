@@ -5,8 +5,8 @@ device, all in one process, every packet of 4,096 bytes with its headers and CRC
 frame from one device and writes it to the other.  Both leave checksums and segmentation undone (``IFF_VNET_HDR``), so
 that TCP sends frames of 64 KiB.  LAN and relay are measured in turns, so that both meet the same machine.
 
-`tcp`: one stream, Gb/s, from iperf3, or where that is not installed from a program of a few lines.  `ping`: median round
-trip, microseconds, of echoes one after the other.
+`tcp`: one stream, Gb/s, from iperf3, or where that is not installed from a program of a few lines.  `ping`: median
+round trip, microseconds, of echoes one after the other.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _stream(name: str) -> float:
 
 def _round_trip(name: str) -> float:
     """Microseconds."""
-    told = _run(_inside(name, "a", "ping", "-i", "0.002", "-c", str(ECHOES), ADDRESSES[1]))
+    told = _run(_inside(name, "a", "ping", "-A", "-c", str(ECHOES), ADDRESSES[1]))
     return statistics.median(float(found) for found in re.findall(r"time=([0-9.]+) ms", told)) * 1000
 
 

@@ -18,10 +18,12 @@ cdef enum:
 cdef class Couplings:
     cdef FabricCore core
     cdef dict _engines
+    cdef list _adapters
     cdef uint8_t _burst[65536]
     cdef Packet *first
     cdef Packet *last
 
+    cdef bint nothing_else(self) noexcept nogil
     cdef size_t put(self, Port *port, size_t n, size_t segment) noexcept nogil
     cdef bint is_data(self, Packet *p) noexcept nogil
     cdef void sort_out(self) noexcept nogil

@@ -30,6 +30,7 @@ class Couplings:
     def __init__(self, core):
         self.core = core
         self._engines = {}
+        self._adapters = []
         self.first = self.last = NO_PACKET
         if not cython.compiled:
             self._burst = bytearray(BURST_ROOM)
@@ -45,6 +46,63 @@ class Couplings:
         p = self.core.port_at(port)
         p.coupled = False
         self._engines.pop(p.index, None)
+
+    def add(self, engine, ports, leave):
+        """Let `pump` serve an engine; `ports`: the core's port for each of its numbers.
+
+        leave: is called with what found no room, as `send` returns it.
+        """
+        self._adapters.append((engine, ports, leave))
+
+    def remove(self, engine):
+        """No longer."""
+        self._adapters = [each for each in self._adapters if each[0] is not engine]
+
+    # --- all of it ------------------------------------------------------------------------------------------
+
+    def pump(self, until_ns, now):
+        """Let what the engines have to send cross, until nothing moves or software has to look at something else.
+
+        until_ns: how far the core's time may go.  Returns when the first of the engines' timers is over (0: none runs),
+        and whether one of them has reports.
+        """
+        limit: cython.longlong = until_ns * 1000
+        moved: cython.bint = True
+        reports: cython.bint = False
+        first: cython.ulonglong = 0
+        when: cython.ulonglong
+        while moved:
+            moved = False
+            for engine, ports, leave in self._adapters:
+                if cython.compiled:
+                    e: NativeEngine = engine
+                else:
+                    e = engine
+                if e.ready_head == e.ready_tail:
+                    continue
+                moved = True
+                while (left := self.send(e, ports, now)) is not None:
+                    leave(*left)
+            if limit > self.core.now_ps:
+                self.core.stop = False
+                with cython.nogil:
+                    self.core.loop(limit)
+            if self.deliver(now):
+                moved = True
+            if not self.nothing_else():
+                break
+        for engine, _, _ in self._adapters:
+            e = engine
+            if e.report_head != e.report_tail:
+                reports = True
+            when = e.earliest()
+            if when and (first == 0 or when < first):
+                first = when
+        return first, reports
+
+    def nothing_else(self):
+        """Has the core nothing for software?"""
+        return not self.core.delivered_first and not self.core.report_count
 
     # --- out ------------------------------------------------------------------------------------------------
 

@@ -44,12 +44,16 @@ RECEIVE_NS = 10_000_000  # if that does not take longer than this
 PARK_S = 0.0002
 SPIN_NS = 50_000
 LONGEST_SLEEP_NS = 100_000_000
+AHEAD_NS = 20_000
 SHORT_NS = 30_000  # sleeping takes longer than that
 TURNS = 32  # of one call of `drive`, while there is more to do
 
 
 class Rider(Protocol):
     """An adapter that lives on the core."""
+
+    def tell(self) -> None:
+        """See to it that somebody looks at what the adapter reports."""
 
     def work(self) -> int:
         """Send what the core takes, serve timers; returns when to come back, of the monotonic clock, 0: never."""
@@ -68,6 +72,7 @@ class CoreLoop:
     """One core, its clock, its socket and its thread.
 
     deliver(port, packet, in_port, handle), report(kind, port, detail): what becomes visible, with the lock held.
+    attendant: the thread that will look at the adapters' reports itself, after what it does now; 0: there is none.
     sock: for the links that leave this process; None: there are none.  couplings: of the adapters in this process.
     """
 
@@ -98,6 +103,7 @@ class CoreLoop:
         self._wanted = False
         self._more = False
         self._closed = False
+        self.attendant = 0
         self._due = 0  # when the next turn is due, of the core's clock
         self._sleeps_until = 0
         self._driven = 0
@@ -132,14 +138,19 @@ class CoreLoop:
 
     # --- turns --------------------------------------------------------------------------------------------
 
-    def drive(self) -> None:
-        """Let happen what is due, unless another thread is at it: that one then goes round once more."""
+    def drive(self, *, lightly: bool = False) -> None:
+        """Let happen what is due, unless another thread is at it: that one then goes round once more.
+
+        lightly: only what adapters send to each other, if no timer is due.
+        """
         self._wanted = True
         left = TURNS
         while self._wanted and left and self.lock.acquire(blocking=False):
             self._owner = threading.get_ident()
             try:
                 self._wanted = False
+                if lightly and self._pump():
+                    continue
                 self._turn()
                 if self._more:
                     self._wanted, left = True, left - 1
@@ -152,7 +163,7 @@ class CoreLoop:
     def kick(self) -> None:
         """The program has posted something: it drives."""
         self._driven = time.monotonic_ns()
-        self.drive()
+        self.drive(lightly=self.sock is None)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -170,6 +181,31 @@ class CoreLoop:
             finally:
                 self._owner = 0
         self.drive()
+
+    def _pump(self) -> bool:
+        """Let what the adapters here send each other arrive; False if there is more to do, for a whole turn.
+
+        What arrives within `AHEAD_NS` arrives now: no thread can wait for so short a time.
+        """
+        now, timer = self.clock.now(), self.clock.next_time()
+        if (
+            self._couplings is None
+            or self._closed
+            or now >= self._due
+            or (timer is not None and timer <= now)
+        ):
+            return False
+        due, has_reports = self._couplings.pump(now + AHEAD_NS, time.monotonic_ns())
+        if self._dispatch():
+            return False
+        if has_reports:
+            for rider in self.riders:
+                rider.tell()
+        if due:
+            self._due = min(self._due, due - self.clock.monotonic(0))
+        if (core := self.core.next_time()) >= 0:
+            self._due = min(self._due, core)
+        return True
 
     def _turn(self) -> None:
         self._more = False

@@ -55,15 +55,18 @@ class CorePorts:
         """Hand the core whatever the engine wants to send and the links take."""
         if self._couplings is not None and not self._watched():
             while (left := self._couplings.send(self._engine, self._ports, now)) is not None:
-                burst, segment, number = left
-                for at in range(0, len(burst), segment):
-                    self._put(number, burst[at : at + segment])
+                self._leave(*left)
             return
         while (made := self._engine.transmit(self._buffer, now)) is not None:
             size, segment, path = made
             number = self._engine.path_port(path)
             for at in range(0, size, segment):
                 self._put(number, bytes(self._buffer[at : min(at + segment, size)]))
+
+    def _leave(self, burst: bytes, segment: int, number: int) -> None:
+        """Packets for which there is no room now."""
+        for at in range(0, len(burst), segment):
+            self._put(number, burst[at : at + segment])
 
     def _put(self, number: int, packet: bytes) -> None:
         level = packet[1] >> 4
@@ -87,10 +90,13 @@ class CorePorts:
         if self._couplings is not None:
             for number, port in self._ports.items():
                 self._couplings.join(port, self._engine, number)
+            if not self._watched():
+                self._couplings.add(self._engine, self._ports, self._leave)
 
     def part(self) -> None:
         """No longer."""
         if self._couplings is not None:
+            self._couplings.remove(self._engine)
             for port in self._ports.values():
                 self._couplings.part(port)
 

@@ -206,6 +206,16 @@ class RealFabric(FabricBase):
             self._closed(name)
             del self.drivers[name]
 
+    def attend(self) -> None:
+        """The calling thread will call `attended` soon: what becomes visible by its doing needs no other thread."""
+        self.loop.attendant = threading.get_ident()
+
+    def attended(self) -> None:
+        """Hand the adapters' events to those who wait for them, in this thread.  With no lock held."""
+        self.loop.attendant = 0
+        for driver in list(self.drivers.values()):
+            driver.look()
+
     # --- while it runs ------------------------------------------------------------------------------------
 
     @property

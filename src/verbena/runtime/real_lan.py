@@ -217,7 +217,7 @@ class RealLan:
         self, place: Place, context: Context, node: LanNode, interface: Tap | PacketInterface
     ) -> Member:
         if not place.bridge:
-            end = InterfaceEnd(node.card, interface, offload=self.config.offload)
+            end = InterfaceEnd(node.card, interface, offload=self.config.offload, fabric=self.fabric)
             return Member(place, context, node, interface, end, None)
         port = InterfacePort(interface, node.card.mac, offload=self.config.offload)
         try:

@@ -10,20 +10,40 @@ system announces that to its neighbours; when a channel has aged, what was resol
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from verbena.lan.port import EthernetPort, PortEvent
 from verbena.runtime.interfaces import Interface, InterfaceUser
+
+FEW = 2
+"""Frames of a burst that this thread takes to their end itself: waking another would take longer."""
+
+
+class Attendable(Protocol):
+    """What carries the frames, as `real_fabric.RealFabric`."""
+
+    def attend(self) -> None: ...
+    def attended(self) -> None: ...
 
 
 class InterfaceEnd(InterfaceUser):
     """A port and an interface, joined until `close`.
 
     offload: does the port take frames whose checksums and segmentation are still to be done?  If not, that happens
-    here.  `counters`: the interface's: what crossed and what was dropped.
+    here.  fabric: carries the frames, in this process.  `counters`: the interface's: what crossed and what was dropped.
     """
 
-    def __init__(self, port: EthernetPort, interface: Interface, *, offload: bool = False) -> None:
+    def __init__(
+        self,
+        port: EthernetPort,
+        interface: Interface,
+        *,
+        offload: bool = False,
+        fabric: Attendable | None = None,
+    ) -> None:
         super().__init__(interface, offload)
         self.port = port
+        self._fabric = fabric
         self._rest: list[bytes] = []
         port.attach(self._write_all, self._changed)
         interface.set_carrier(port.link)
@@ -36,7 +56,15 @@ class InterfaceEnd(InterfaceUser):
             frames = self._rest or self._read()
             if not frames:
                 break
-            self._rest = frames[self.port.send_frames(frames) :]
+            if self._fabric is None or len(frames) > FEW:
+                taken = self.port.send_frames(frames)
+            else:
+                self._fabric.attend()
+                try:
+                    taken = self.port.send_frames(frames)
+                finally:
+                    self._fabric.attended()
+            self._rest = frames[taken:]
             if self._rest:
                 self.counters["tx.stopped"] += 1
                 return False
