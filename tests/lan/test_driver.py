@@ -16,6 +16,7 @@ from verbena.lan.port import PortEvent
 from verbena.management.bus_driver import BusDriver
 from verbena.management.datagrams import Pending
 from verbena.transport.kinds import QPType
+from verbena.wire.sa_records import ServiceRecord
 
 CALLS = [
     "IbaBdGetLocalEndPointInfoByPdo",
@@ -98,8 +99,7 @@ def test_a_step_that_fails_leaves_no_half_made_card(failing: str, monkeypatch: p
 
     with monkeypatch.context() as patch:
         if failing == "library":
-            patch.setattr(context.adapter.limits.__class__, "max_qp_wr", 4, raising=False)
-            monkeypatch.setattr("verbena.lan.driver.TransportServices", _no_room)
+            patch.setattr("verbena.lan.driver.TransportServices", _no_room)
         else:
             patch.setattr(names, failing, fails)
         node = LanNode(context)
@@ -111,7 +111,6 @@ def test_a_step_that_fails_leaves_no_half_made_card(failing: str, monkeypatch: p
         lan.send("h0", BROADCAST)
         lan.settle()
         assert node.card.counters["rx.frames"] == 0
-    monkeypatch.undo()
     lan.settle(2 * SECOND)
     assert node.card.link
 
@@ -137,8 +136,6 @@ def test_datagram_queue_pairs_are_found_whatever_their_numbers() -> None:
         assert known == {lan.lid(other): numbers[other] for other in lan.lan_nodes if other != name}
     # h3 has no driver, but says in the name service that it had: it is asked, and skipped.
     subnet = lan.device("h3").subnet
-    from verbena.wire.sa_records import ServiceRecord
-
     subnet.register(ServiceRecord(lan.lan.service_id, pkey=0xFFFF, name=lan.lan.service_name.encode())).get(1)
     lan.settle(12 * SECOND)
     assert lan.lid("h3") not in {peer.lid for peer in lan.driver("h0").station.peers}
@@ -454,16 +451,24 @@ def test_two_ports_are_one_card_share_load_and_stand_in_for_each_other(fabric_mu
 
 @pytest.mark.requirement("LAN-23")
 def test_cards_of_two_subnets_are_no_bundle() -> None:
-    lan = Lan(two_ports(subnets=2))
-    lan.lan_nodes["d1"] = LanNode(lan.device("d1", limits=SMALL))
+    """Refused at once where the subnets' prefixes differ; where they are alike, when the other card is not found."""
+    lan = Lan(two_ports(subnets=2), managers=("h3", "m2"))
+    node = lan.lan_nodes["d1"] = LanNode(lan.device("d1", limits=SMALL))
     lan.settle(50 * MS)
-    cards = lan.lan_nodes["d1"].cards
-    assert all(card.link for card in cards)
+    assert all(card.link for card in node.cards)
+    made = IntermediateDriver(lan.clock, *node.cards)
+    lan.settle(50 * MS)
+    assert made.active == (node.cards[0],)
+    assert made.refused == {node.cards[1]: "it is in another subnet than the other cards of the bundle"}
+    assert node.cards[1].shared_lid == 0
+    made.close()
+    second = node.cards[1].driver
+    second.station.gid = bytes.fromhex("fec0000000000001") + second.station.gid[8:]
     with pytest.raises(InvalidAttributeError, match="one subnet"):
-        IntermediateDriver(lan.clock, *cards)
-    assert all(card.shared_lid == 0 for card in cards)
+        IntermediateDriver(lan.clock, *node.cards)
+    assert all(card.shared_lid == 0 for card in node.cards)
     with pytest.raises(InvalidAttributeError, match="two or more"):
-        IntermediateDriver(lan.clock, cards[0])
+        IntermediateDriver(lan.clock, node.cards[0])
 
 
 def test_conversations() -> None:

@@ -56,14 +56,16 @@ class Bridge:
         self._most = most_addresses
         self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._waiting: list[list[bytes]] = [[] for _ in ports]
-        identifier = priority << 48 | int.from_bytes(ports[0].mac, "big")
-        self.tree = SpanningTree(identifier, clock, self._put, self._moved, times) if spanning_tree else None
+        self.tree: SpanningTree | None = None
+        if spanning_tree:
+            self.tree = SpanningTree(priority << 48, clock, self._put, self._moved, times)
         for number, port in enumerate(ports):
             if isinstance(port, LanPort):
                 port.become(Role.BRIDGE)
             port.attach(partial(self._received, number), partial(self._changed, number))
-            if port.link and self.tree is not None:
-                self.tree.enable(number)
+        for number, port in enumerate(ports):
+            if port.link:
+                self._enable(number)
 
     # --- the ports ------------------------------------------------------------------------------------------------
 
@@ -73,8 +75,19 @@ class Bridge:
         elif event in (PortEvent.LINK_UP, PortEvent.LINK_DOWN):
             self._forget(number)
             self._waiting[number].clear()
-            if self.tree is not None:
-                (self.tree.enable if event is PortEvent.LINK_UP else self.tree.disable)(number)
+            if event is PortEvent.LINK_UP:
+                self._enable(number)
+            elif self.tree is not None:
+                self.tree.disable(number)
+
+    def _enable(self, number: int) -> None:
+        """A port is up.  The bridge is known by the address of the first of its ports that has one, from then on."""
+        if self.tree is None:
+            return
+        if not self.tree.bridge_id & (1 << 48) - 1:
+            mac = next((port.mac for port in self.ports if any(port.mac)), bytes(6))
+            self.tree.identify(self.tree.bridge_id | int.from_bytes(mac, "big"))
+        self.tree.enable(number)
 
     def state(self, number: int) -> PortState:
         """What a port does now."""

@@ -100,6 +100,11 @@ class SpanningTree:
         found = self._ports.get(port)
         return PortState.DISABLED if found is None else found.state
 
+    def identify(self, bridge_id: int) -> None:
+        """The bridge's identifier, before any port is enabled."""
+        self.bridge_id = bridge_id
+        self.root = Vector(bridge_id, 0, bridge_id, 0)
+
     # --- ports ----------------------------------------------------------------------------------------------------
 
     def enable(self, number: int) -> None:
