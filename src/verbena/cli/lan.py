@@ -45,7 +45,7 @@ def up(
     Needs root, for TAP devices and network namespaces.
     """
     from verbena.runtime.lan_registry import Registration
-    from verbena.runtime.tap import missing_permission
+    from verbena.runtime.tap import keep_memory, missing_permission
     from verbena.scenario.lan_run import bring_up
     from verbena.scenario.load import load_fabric
 
@@ -55,6 +55,7 @@ def up(
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in STOPS}
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_memory()
 
     def told(sentence: str) -> None:
         if not quiet:

@@ -47,12 +47,12 @@ class Couplings:
         p.coupled = False
         self._engines.pop(p.index, None)
 
-    def add(self, engine, ports, leave):
+    def add(self, engine, ports, leave, tell):
         """Let `pump` serve an engine; `ports`: the core's port for each of its numbers.
 
-        leave: is called with what found no room, as `send` returns it.
+        leave: is called with what found no room, as `send` returns it.  tell: is called when the engine has reports.
         """
-        self._adapters.append((engine, ports, leave))
+        self._adapters.append((engine, ports, leave, tell))
 
     def remove(self, engine):
         """No longer."""
@@ -63,17 +63,15 @@ class Couplings:
     def pump(self, until_ns, now):
         """Let what the engines have to send cross, until nothing moves or software has to look at something else.
 
-        until_ns: how far the core's time may go.  Returns when the first of the engines' timers is over (0: none runs),
-        and whether one of them has reports.
+        until_ns: how far the core's time may go.  Returns when the first of the engines' timers is over (0: none runs).
         """
         limit: cython.longlong = until_ns * 1000
         moved: cython.bint = True
-        reports: cython.bint = False
         first: cython.ulonglong = 0
         when: cython.ulonglong
         while moved:
             moved = False
-            for engine, ports, leave in self._adapters:
+            for engine, ports, leave, _ in self._adapters:
                 if cython.compiled:
                     e: NativeEngine = engine
                 else:
@@ -91,14 +89,14 @@ class Couplings:
                 moved = True
             if not self.nothing_else():
                 break
-        for engine, _, _ in self._adapters:
+        for engine, _, _, tell in self._adapters:
             e = engine
             if e.report_head != e.report_tail:
-                reports = True
+                tell()
             when = e.earliest()
             if when and (first == 0 or when < first):
                 first = when
-        return first, reports
+        return first
 
     def nothing_else(self):
         """Has the core nothing for software?"""

@@ -22,6 +22,8 @@ from verbena.wire.errors import DecodeError
 from verbena.wire.ethernet import GROUP_BIT, HEADER_SIZE, payload_offset
 from verbena.wire.offload import finish
 
+OFFLOAD = int(Role.OFFLOAD)  # a plain number: this is asked for each frame
+
 
 class Sender:
     """Sends the frames of one card; every frame that is not sent is counted as ``drop.tx.<reason>``."""
@@ -104,13 +106,16 @@ class Sender:
         if peer.down:
             station.counters["drop.tx.peer_down"] += 1
             return True
-        if isinstance(frame, OffloadFrame) and not peer.has_role(Role.OFFLOAD):
-            return self._finished(frame, lambda piece: self.send_to(peer, piece, flags))
+        header = b""
+        if isinstance(frame, OffloadFrame):
+            if peer.info is None or not peer.info.role & OFFLOAD:
+                return self._finished(frame, lambda piece: self.send_to(peer, piece, flags))
+            header = frame.header
         channel, way = peer.channel, peer.way
         ready = channel is not None and channel.ready
         if way is None and not ready:
             return self._wait(peer, frame, flags)
-        message = station.services.make(station.lid, frame, flags, getattr(frame, "header", b""))
+        message = station.services.make(station.lid, frame, flags, header)
         if message is None:
             return False
         now = station.clock.now()

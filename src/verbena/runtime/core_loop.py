@@ -52,6 +52,9 @@ TURNS = 32  # of one call of `drive`, while there is more to do
 class Rider(Protocol):
     """An adapter that lives on the core."""
 
+    def look(self) -> None:
+        """Look at what the adapter reports."""
+
     def tell(self) -> None:
         """See to it that somebody looks at what the adapter reports."""
 
@@ -72,7 +75,8 @@ class CoreLoop:
     """One core, its clock, its socket and its thread.
 
     deliver(port, packet, in_port, handle), report(kind, port, detail): what becomes visible, with the lock held.
-    attendant: the thread that will look at the adapters' reports itself, after what it does now; 0: there is none.
+    attendant: the thread that will look at the adapters' reports itself, after what it does now; 0: there is none;
+    reporting: these adapters, by then.
     sock: for the links that leave this process; None: there are none.  couplings: of the adapters in this process.
     """
 
@@ -104,6 +108,7 @@ class CoreLoop:
         self._more = False
         self._closed = False
         self.attendant = 0
+        self.reporting: list[Rider] = []
         self._due = 0  # when the next turn is due, of the core's clock
         self._sleeps_until = 0
         self._driven = 0
@@ -195,12 +200,9 @@ class CoreLoop:
             or (timer is not None and timer <= now)
         ):
             return False
-        due, has_reports = self._couplings.pump(now + AHEAD_NS, time.monotonic_ns())
+        due = self._couplings.pump(now + AHEAD_NS, time.monotonic_ns())
         if self._dispatch():
             return False
-        if has_reports:
-            for rider in self.riders:
-                rider.tell()
         if due:
             self._due = min(self._due, due - self.clock.monotonic(0))
         if (core := self.core.next_time()) >= 0:

@@ -85,13 +85,13 @@ class CorePorts:
                 mask &= ~(1 << level)
         self._engine.set_open(number, mask)
 
-    def join(self) -> None:
-        """Let the couplings hand the engine what comes for it."""
+    def join(self, tell: Callable[[], None]) -> None:
+        """Let the couplings hand the engine what comes for it.  tell: is called when it has reports."""
         if self._couplings is not None:
             for number, port in self._ports.items():
                 self._couplings.join(port, self._engine, number)
             if not self._watched():
-                self._couplings.add(self._engine, self._ports, self._leave)
+                self._couplings.add(self._engine, self._ports, self._leave, tell)
 
     def part(self) -> None:
         """No longer."""

@@ -115,11 +115,11 @@ class InterfaceUser:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def _read(self) -> list[bytes]:
+    def _read(self, most: int = BURST) -> list[bytes]:
         frames: list[bytes] = []
         size = 0
         read = self.interface.read
-        while len(frames) < BURST and size < BURST_BYTES and (found := read()) is not None:
+        while len(frames) < most and size < BURST_BYTES and (found := read()) is not None:
             view, header = found
             if len(view) < SMALLEST_FRAME:
                 self.counters["drop.tx.runt"] += 1

@@ -57,7 +57,11 @@ class RealFabricDriver(ServedWaiting):
             self._adapter.dispatch()
 
     def tell(self) -> None:
-        if self._open and self._engine.has_reports() and self._loop.attendant != threading.get_ident():
+        if not self._open or not self._engine.has_reports():
+            return
+        if self._loop.attendant == threading.get_ident():
+            self._loop.reporting.append(self)
+        else:
             os.eventfd_write(self._service.report_fd, 1)
 
     def arrived(self, port: int, packet: bytes) -> None:

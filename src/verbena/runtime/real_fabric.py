@@ -185,8 +185,8 @@ class RealFabric(FabricBase):
                 node, service, random, limits, window_bytes, ack_policy, threading.RLock()
             )
             ports = self._core_ports(adapter, node)
-            ports.join()
             driver = RealFabricDriver(adapter, service, self.loop, ports)
+            ports.join(driver.tell)
             driver.at_end(lambda: self._release(name, ports))
             self.drivers[name] = driver
             self._ride(node, adapter, driver, ports)
@@ -212,9 +212,12 @@ class RealFabric(FabricBase):
 
     def attended(self) -> None:
         """Hand the adapters' events to those who wait for them, in this thread.  With no lock held."""
-        self.loop.attendant = 0
-        for driver in list(self.drivers.values()):
-            driver.look()
+        loop = self.loop
+        while loop.reporting:
+            reporting, loop.reporting = loop.reporting, []
+            for driver in reporting:
+                driver.look()
+        loop.attendant = 0
 
     # --- while it runs ------------------------------------------------------------------------------------
 

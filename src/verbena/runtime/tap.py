@@ -10,6 +10,7 @@ The device is not persistent: it goes when its descriptor is closed, also when t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import ipaddress
@@ -36,6 +37,7 @@ NUD_PERMANENT = 0x80
 LONGEST_NAME = 15
 SMALLEST_MTU, LARGEST_MTU = 68, 65_521
 """Of a TAP device in Linux: its frames have 65,535 bytes at most."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 64 << 20
 BUFFER = 70_000
 """More than the largest frame with its header: 65,535 bytes of IP, or 65,536 and Ethernet."""
 
@@ -54,6 +56,14 @@ def missing_permission() -> str | None:
         if not _capabilities() >> number & 1:
             return f"the capability {name} is missing, which making {what} needs: run it as root"
     return None
+
+
+def keep_memory() -> None:
+    """Have the C library keep what large frames were in, instead of giving it back and fetching it page by page."""
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES >> 3)
 
 
 def _capabilities() -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from verbena.lan.port import EthernetPort, PortEvent
-from verbena.runtime.interfaces import Interface, InterfaceUser
+from verbena.runtime.interfaces import BURST, Interface, InterfaceUser
 
 FEW = 2
 """Frames of a burst that this thread takes to their end itself: waking another would take longer."""
@@ -52,10 +52,12 @@ class InterfaceEnd(InterfaceUser):
 
     def _pass_on(self) -> bool:
         """Hand the port what the system has sent, a burst at a time."""
+        most = 1  # the first goes on at once; if there are more by then, they come together
         while self._open:
-            frames = self._rest or self._read()
+            frames = self._rest or self._read(most)
             if not frames:
                 break
+            most = BURST
             if self._fabric is None or len(frames) > FEW:
                 taken = self.port.send_frames(frames)
             else:
