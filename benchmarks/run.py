@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import endpoint
 import fabric_real
+import lan_tap
 import routing
 import topology
 from rich.console import Console
@@ -31,6 +32,7 @@ GROUPS = {
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
     "lan": lan.BENCHMARKS,
     "topology": topology.BENCHMARKS,
+    "lan": lan_tap.BENCHMARKS,
 }
 
 

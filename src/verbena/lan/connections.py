@@ -41,7 +41,8 @@ SERVICES = {"UC": TransportService.UC, "RC": TransportService.RC}
 class ChannelManager:
     """Datagram queue pairs found, and channels made, for one card.
 
-    describe: what this node says of itself.  peer_of: who has a LID, made known if need be; None refuses.
+    describe: what this node says of itself.  asked_by: is told the LID of who asks for the datagram queue pair.
+    peer_of: who has a LID, made known if need be; None refuses.
     admit: may there be one more channel, asked for by this peer?  ready: a channel can be used now, or (None) will not
     be made.
     """
@@ -57,6 +58,7 @@ class ChannelManager:
         counters: Counter[str],
         *,
         describe: Callable[[], NodeInfo],
+        asked_by: Callable[[int], None],
         peer_of: Callable[[int, bytes], Peer | None],
         admit: Callable[[Peer], bool],
         ready: Callable[[Peer, Channel | None], None],
@@ -70,6 +72,7 @@ class ChannelManager:
         self._lid = base_lid
         self._clock = clock
         self._describe = describe
+        self._asked_by = asked_by
         self._peer_of = peer_of
         self._admit = admit
         self._ready = ready
@@ -149,6 +152,7 @@ class ChannelManager:
     def _offer_datagrams(self, service_id: int, source: MadAddress, private: bytes) -> DatagramService | None:
         if service_id != self.config.service_id or not self._services.open:
             return None
+        self._asked_by(source.lid)
         return DatagramService(self._services.datagram_qp.qp_num, QKEY, self._describe().pack())
 
     # --- channels, active side ------------------------------------------------------------------------------------

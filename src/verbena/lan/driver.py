@@ -60,6 +60,7 @@ class Driver:
         self._object = found
         self._engine = context.adapter.engine
         self.up = False
+        self._mac, self._mac_lid = b"", -1
         info = bus.IbaBdGetLocalEndPointInfoByPdo(found)
         self.station = Station(card, context, config, clock, info, bus.host_guid, random.getrandbits(32))
         self.directory = Directory(context.subnet_at(info.port_number), config, self.station.gid)
@@ -81,7 +82,10 @@ class Driver:
     def mac(self) -> bytes:
         """The address of the card: its own, or the one that it shares with others."""
         station = self.station
-        return station.mac[:4] + station.card_lid.to_bytes(2, "big")
+        if station.card_lid != self._mac_lid:
+            self._mac_lid = station.card_lid
+            self._mac = station.mac[:4] + self._mac_lid.to_bytes(2, "big")
+        return self._mac
 
     @property
     def own_mac(self) -> bytes:
@@ -159,6 +163,7 @@ class Driver:
             station.clock,
             station.counters,
             describe=station.describe,
+            asked_by=self.neighbourhood.asked_by,
             peer_of=self.neighbourhood.peer_of,
             admit=station.policy.may_accept,
             ready=self._channel_ready,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from verbena.errors import ManagementError, ManagementTimeout, NotFound
+from verbena.lan.config import SECOND
 from verbena.lan.discovery import Directory, Found, Paths
 from verbena.lan.message import Kind, NodeInfo
 from verbena.lan.peers import Peer
@@ -24,6 +25,8 @@ from verbena.wire.errors import DecodeError
 KNOWN_PER_LOOK = 8
 """Platforms that are known, of which the ports are asked for again at each look, in turn."""
 MOST_PROCEDURES = 1024
+STRANGERS_NS = SECOND
+"""Between looks because of nodes that ask: when many come up at the same time, one look finds many."""
 
 
 class Neighbourhood:
@@ -37,6 +40,7 @@ class Neighbourhood:
         self._directory = directory
         self._by_guid: dict[int, Peer] = {}
         self._turn = 0
+        self._strangers_ns = 0
         self._looking: Procedure | None = None
         self._again = False
         self._asking: set[Procedure] = set()
@@ -68,6 +72,16 @@ class Neighbourhood:
         if peer is not None and peer.gid == gid:
             self._station.counters["peers.gone"] += 1
             self.drop(peer)
+
+    def asked_by(self, lid: int) -> None:
+        """Somebody wants this node's queue pair: who is not known has come up since the last look."""
+        station = self._station
+        if station.config.discovery != "eager" or station.peers.at(lid) is not None:
+            return
+        now = station.clock.now()
+        wait = station.config.settle_ns if now >= self._strangers_ns else STRANGERS_NS
+        self._strangers_ns = now + STRANGERS_NS
+        self._soon.set(wait)
 
     def _look_in_turn(self) -> None:
         self._refresh.set(self._station.config.query_interval_ns)

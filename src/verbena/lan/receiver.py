@@ -125,11 +125,13 @@ class Receiver:
         station = self._station
         peer: Peer = channel.owner
         try:
-            kind, flags, lid, _, length, offset = parse_header(view)
+            if len(view) < HEADER_SIZE or view[0] != FRAME:
+                parse_header(view)  # tells what is wrong with it
+            first, flags, lid, _, length, offset = HEADER.unpack_from(view)
         except DecodeError as error:
             station.counters[f"drop.rx.malformed.{error.reason}"] += 1
             return
-        if kind is not Kind.FRAME or offset or length != len(view) - HEADER_SIZE:
+        if first != FRAME or offset or length != len(view) - HEADER_SIZE:
             station.counters["drop.rx.malformed.channel"] += 1
             return
         if lid != peer.lid:
@@ -137,16 +139,27 @@ class Receiver:
             return
         station.channels.used(channel)
         channel.used_ns = station.clock.now()
-        self._frame(bytes(view[HEADER_SIZE:]), flags, lid, peer)
+        if flags & OFFLOAD and length > OFFLOAD_SIZE:
+            self._unfinished(view[HEADER_SIZE:], flags, lid, peer)
+        else:
+            self._frame(bytes(view[HEADER_SIZE:]), flags, lid, peer)
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
     def _frame(self, body: bytes, flags: int, lid: int, peer: Peer | None) -> None:
         """A whole frame from the node with a LID."""
-        station = self._station
         header = b""
         if flags & OFFLOAD:
             header, body = body[:OFFLOAD_SIZE], body[OFFLOAD_SIZE:]
+        self._take(OffloadFrame(body, header) if header else body, header, flags, lid, peer)
+
+    def _unfinished(self, view: Any, flags: int, lid: int, peer: Peer) -> None:
+        """A frame with a header, which may be large: copied once, from where it was received."""
+        header = bytes(view[:OFFLOAD_SIZE])
+        self._take(OffloadFrame(view[OFFLOAD_SIZE:], header), header, flags, lid, peer)
+
+    def _take(self, body: bytes, header: bytes, flags: int, lid: int, peer: Peer | None) -> None:
+        station = self._station
         fault = self._fault(body, header) or self._misdirected(body) or self._forged(body, flags, lid, peer)
         if not fault and body[0] & GROUP_BIT and not self._may_flood(lid):
             fault = "storm"
@@ -157,7 +170,7 @@ class Receiver:
             station.foreign.learn(body[6:12], lid, station.clock.now())
         station.counters["rx.frames"] += 1
         station.counters["rx.bytes"] += len(body)
-        self._inbox.append(OffloadFrame(body, header) if header else body)
+        self._inbox.append(body)
 
     def _fault(self, frame: bytes, header: bytes) -> str:
         size = len(frame)

@@ -7,7 +7,7 @@ node: as one datagram to the LAN's group on the fabric where there is one, else 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from verbena.lan.addresses import classify, lid_of
 from verbena.lan.liveness import Liveness
@@ -20,6 +20,9 @@ from verbena.lan.station import Station
 from verbena.lan.ways import Way
 from verbena.wire.errors import DecodeError
 from verbena.wire.ethernet import GROUP_BIT, HEADER_SIZE, payload_offset
+from verbena.wire.offload import finish
+
+OFFLOAD = int(Role.OFFLOAD)  # a plain number: this is asked for each frame
 
 
 class Sender:
@@ -103,14 +106,16 @@ class Sender:
         if peer.down:
             station.counters["drop.tx.peer_down"] += 1
             return True
-        if isinstance(frame, OffloadFrame) and peer.info is not None and not peer.has_role(Role.OFFLOAD):
-            station.counters["drop.tx.offload"] += 1
-            return True
+        header = b""
+        if isinstance(frame, OffloadFrame):
+            if peer.info is None or not peer.info.role & OFFLOAD:
+                return self._finished(frame, lambda piece: self.send_to(peer, piece, flags))
+            header = frame.header
         channel, way = peer.channel, peer.way
         ready = channel is not None and channel.ready
         if way is None and not ready:
             return self._wait(peer, frame, flags)
-        message = station.services.make(station.lid, frame, flags, getattr(frame, "header", b""))
+        message = station.services.make(station.lid, frame, flags, header)
         if message is None:
             return False
         now = station.clock.now()
@@ -132,6 +137,26 @@ class Sender:
             if channel is None:
                 self._want_channel(peer, frame, now)
         self.liveness.used(peer)
+        return True
+
+    def _finished(self, frame: OffloadFrame, send: Callable[[bytes], bool]) -> bool:
+        """Somebody takes no unfinished frames: do here what a network card would have done.
+
+        False when not a piece of it has gone; what finds no message after the first piece is dropped and counted, as a
+        frame cannot be taken in part.
+        """
+        counters = self._station.counters
+        try:
+            pieces = finish(frame, frame.header)
+        except DecodeError:
+            counters["drop.tx.offload"] += 1
+            return True
+        counters["tx.finished"] += 1
+        for place, piece in enumerate(pieces):
+            if not send(piece):
+                if not place:
+                    return False
+                counters["drop.tx.no_message"] += 1
         return True
 
     def _wait(self, peer: Peer, frame: bytes, flags: int) -> bool:
@@ -174,7 +199,8 @@ class Sender:
                 continue
             if (way := peer.way) is not None:
                 ways.append(way)
-        return self._post(frame, flags, ways, "tx." + classify(frame[:6]).value)
+        name = "tx." + classify(frame[:6]).value
+        return self._post_to_all(frame, flags, ways, name, everybody)
 
     def _send_behind(self, frame: bytes, flags: int) -> bool:
         """To an address without a LID: to the bridge that it stands behind, or, as Ethernet does, to all bridges."""
@@ -183,15 +209,21 @@ class Sender:
         peer = station.peers.reach(lid) if lid else None
         if peer is not None and not peer.down:
             return self.send_to(peer, frame, flags)
-        ways = [
-            way
-            for peer in station.peers.flood(station.card_lid)
-            if peer.has_role(Role.BRIDGE) and (way := peer.way) is not None
-        ]
+        everybody = station.peers.flood(station.card_lid)
+        bridges = [peer for peer in everybody if peer.has_role(Role.BRIDGE) and peer.way is not None]
+        ways = [way for peer in bridges if (way := peer.way) is not None]
         if not ways:
             station.counters["drop.tx.no_destination"] += 1
             return True
-        return self._post(frame, flags, ways, "tx.unknown_unicast")
+        return self._post_to_all(frame, flags, ways, "tx.unknown_unicast", bridges)
+
+    def _post_to_all(
+        self, frame: bytes, flags: int, ways: list[Way], name: str, peers: Iterable[Peer]
+    ) -> bool:
+        """Post a frame to several, unfinished only if all of them take that."""
+        if isinstance(frame, OffloadFrame) and not all(peer.has_role(Role.OFFLOAD) for peer in peers):
+            return self._finished(frame, lambda piece: self._post(piece, flags, ways, name))
+        return self._post(frame, flags, ways, name)
 
     def _post(self, frame: bytes, flags: int, ways: list[Way], name: str) -> bool:
         station = self._station

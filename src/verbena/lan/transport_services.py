@@ -31,6 +31,8 @@ from verbena.verbs.queue_pair import QueuePair
 
 log = logging.getLogger("verbena")
 
+FRAME, OFFLOAD = VERSION << 4 | int(Kind.FRAME), int(Flags.OFFLOAD)
+"""Plain numbers: they are used for each frame."""
 GRH_SPACE = 40
 CONTROL_MESSAGES = 32
 CONTROL_SIZE = 128
@@ -150,13 +152,13 @@ class TransportServices:
             return None
         length = len(frame)
         if offload:
-            flags |= Flags.OFFLOAD
+            flags |= OFFLOAD
             length += OFFLOAD_SIZE
         self._next_number = message.number = (self._next_number + 1) & 0xFFFFFFFF
         message.length = HEADER_SIZE + length
         at = message.at + self._lead
         buf = self.messages.buf
-        HEADER.pack_into(buf, at, VERSION << 4 | Kind.FRAME, flags, lid, message.number, length, 0)
+        HEADER.pack_into(buf, at, FRAME, flags, lid, message.number, length, 0)
         at += HEADER_SIZE
         if offload:
             buf[at : at + OFFLOAD_SIZE] = offload
