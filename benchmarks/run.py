@@ -30,9 +30,8 @@ from verbena import _pure
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
-    "lan": lan.BENCHMARKS,
+    "lan": lan_tap.BENCHMARKS | lan.BENCHMARKS,
     "topology": topology.BENCHMARKS,
-    "lan": lan_tap.BENCHMARKS,
 }
 
 

@@ -225,6 +225,27 @@ def test_too_many_neighbours() -> None:
     assert lan.card("h4").counters["peers.refused"] >= 1
 
 
+def test_who_stands_on_a_card_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of whoever is given the frames is logged, counted, and ends nothing."""
+    lan = star(2)
+    card = lan.card("h1")
+    card.detach()
+    heard: list[bytes] = []
+
+    def take(frames: list[bytes]) -> None:
+        heard.extend(frames)
+        if len(heard) == 1:
+            raise RuntimeError("the program above fails")
+
+    card.attach(take, lambda event, detail: None)
+    for _ in range(3):
+        lan.send("h0", "h1")
+        lan.settle(MS)
+    assert len(heard) == 3
+    assert card.counters["drop.rx.internal"] == 1
+    assert "a message could not be handled" in caplog.text
+
+
 # --- the header and the reassembly, by themselves ---------------------------------------------------------------
 
 

@@ -269,18 +269,28 @@ class TransportServices:
             self._missed = False
             with self._engine:
                 if self.open:
-                    self.cq.req_notify()
-                    self._take_entries()
-            self._finished()
+                    self._take_all()
+            self._guarded(self._finished)
             with self._engine:
                 if not self._missed:
                     self._busy = False
                     return
 
+    def _take_all(self) -> None:
+        """Everything that has completed.  Where a queue cannot be filled up any more, the library is opened anew."""
+        try:
+            self.cq.req_notify()
+            self._take_entries()
+        except VerbError:
+            self._sender.fail()
+
     def _take_entries(self) -> None:
         """Everything that has completed; receive buffers go back to their queues in one go."""
         poll, index = self._engine.poll, self.cq.index
-        while self.open and (entries := poll(index, POLL)):
+        more = True
+        while more and self.open:
+            entries = poll(index, POLL)
+            more = len(entries) == POLL  # what completes from now on is notified anew
             datagrams: list[RecvRequest] = []
             for entry in entries:
                 number = entry.wr_id
@@ -315,7 +325,10 @@ class TransportServices:
     def _datagram(self, entry: Any, place: int) -> None:
         at = place * self._datagrams.size + GRH_SPACE
         view = self._datagrams.buf[at : at + entry.byte_len - GRH_SPACE]
-        self._guarded(self._arrived_datagram, entry.slid, entry.src_qp, entry.sl, view)
+        try:
+            self._arrived_datagram(entry.slid, entry.src_qp, entry.sl, view)
+        except Exception:
+            self._internal()
 
     def _frame(self, entry: Any, place: int) -> None:
         channel = self.channels.get(entry.qp_num)
@@ -335,8 +348,11 @@ class TransportServices:
         try:
             function(*arguments)
         except Exception:
-            self.counters["drop.rx.internal"] += 1
-            log.exception("a message could not be handled")
+            self._internal()
+
+    def _internal(self) -> None:
+        self.counters["drop.rx.internal"] += 1
+        log.exception("a message could not be handled")
 
     # --- end ------------------------------------------------------------------------------------------------------
 
