@@ -391,3 +391,26 @@ def test_another_subnet_manager_does_not_empty_the_list() -> None:
     assert lan.card("h1").counters["peers.unlisted"] == 0
     listed = lan.device("h1").subnet.IbaNsGetPlatformGuidListByDeviceType(lan.lan.service_name).get(1)
     assert len(listed) == 3
+
+
+@pytest.mark.requirement("LAN-24")
+def test_a_silent_peer_comes_back_without_subnet_administration() -> None:
+    """The subnet manager is off; a peer answers nothing for a while, is down, and is found again when it does."""
+    lan = star(4)
+    assert lan.reaches("h1", "h2")
+    lan.power_off("h0")
+    services = lan.driver("h2").station.services
+    arrived = services._arrived_datagram
+    services._arrived_datagram = lambda *_: None
+    resolver = lan.driver("h2").station.channels.resolver
+    answer, resolver._answer = resolver._answer, lambda *_: None
+    for _ in range(100):
+        lan.send("h1", "h2")
+        lan.settle(2 * MS)
+    peer = lan.driver("h1").station.peers.at(lan.lid("h2"))
+    assert peer is not None
+    assert peer.down
+    assert lan.reaches("h1", "h3")
+    services._arrived_datagram, resolver._answer = arrived, answer
+    lan.heard(3 * SECOND)
+    assert lan.reaches("h1", "h2")

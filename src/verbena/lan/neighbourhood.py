@@ -8,8 +8,9 @@ forgotten when subnet administration says that its port has gone, when it is no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from typing import Any
 
 from verbena.errors import ManagementError, ManagementTimeout, NotFound
 from verbena.lan.discovery import Directory, Found, Paths
@@ -18,6 +19,7 @@ from verbena.lan.peers import Peer
 from verbena.lan.station import Alarm, Station
 from verbena.lan.steps import Procedure, Steps
 from verbena.lan.ways import Way
+from verbena.management.datagrams import Pending
 from verbena.management.service_resolution import DatagramService
 from verbena.wire.errors import DecodeError
 
@@ -96,6 +98,8 @@ class Neighbourhood:
             return
         peer.asking = True
         try:
+            if paths and peer.from_list and (yield from self._is_back(peer)):
+                return
             if not peer.platform:
                 peer.platform = yield from self._directory.platform_of(peer.lid)
             if paths:
@@ -113,6 +117,14 @@ class Neighbourhood:
                 self.is_down(peer)
         finally:
             peer.asking = False
+
+    def _is_back(self, peer: Peer) -> Generator[Pending[Any], Any, bool]:
+        """Does a peer answer by the paths that are known?  Then nobody else need be asked, be there anybody or not."""
+        try:
+            yield from self._find_queue_pair(peer)
+        except ManagementTimeout:
+            return False
+        return True
 
     def ask_queue_pair(self, peer: Peer) -> None:
         """Ask for the queue pair of a peer whose paths are known."""
