@@ -192,21 +192,18 @@ class CoreLoop:
 
         What arrives within `AHEAD_NS` arrives now: no thread can wait for so short a time.
         """
-        now, timer = self.clock.now(), self.clock.next_time()
-        if (
-            self._couplings is None
-            or self._closed
-            or now >= self._due
-            or (timer is not None and timer <= now)
-        ):
+        clock, moment = self.clock, time.monotonic_ns()
+        now = moment - clock.zero
+        if self._couplings is None or self._closed or now >= self._due or now >= clock.first:
             return False
-        due = self._couplings.pump(now + AHEAD_NS, time.monotonic_ns())
-        if self._dispatch():
+        due, visible = self._couplings.pump(now + AHEAD_NS, moment)
+        if visible:
             return False
-        if due:
-            self._due = min(self._due, due - self.clock.monotonic(0))
-        if (core := self.core.next_time()) >= 0:
-            self._due = min(self._due, core)
+        if due and due - clock.zero < self._due:
+            self._due = due - clock.zero
+        core = self.core.next_time()
+        if 0 <= core < self._due:
+            self._due = core
         return True
 
     def _turn(self) -> None:
