@@ -78,6 +78,7 @@ class CoreLoop:
     attendant: the thread that will look at the adapters' reports itself, after what it does now; 0: there is none;
     reporting: these adapters, by then.
     sock: for the links that leave this process; None: there are none.  couplings: of the adapters in this process.
+    watched: does somebody want to see each packet?
     """
 
     def __init__(
@@ -87,9 +88,11 @@ class CoreLoop:
         deliver: Callable[[int, bytes, int, int], None],
         report: Callable[[int, int, int], None],
         couplings: Couplings | None = None,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
         self.core = core
         self._couplings = couplings
+        self._watched = watched
         self.sock = sock
         self.lock = threading.Lock()
         self.counters: Counter[str] = Counter()
@@ -194,7 +197,7 @@ class CoreLoop:
         """
         clock, moment = self.clock, time.monotonic_ns()
         now = moment - clock.zero
-        if self._couplings is None or self._closed or now >= self._due or now >= clock.first:
+        if self._couplings is None or self._closed or self._watched() or now >= min(self._due, clock.first):
             return False
         due, visible = self._couplings.pump(now + AHEAD_NS, moment)
         if visible:
