@@ -24,13 +24,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fabric
+import lan
 from verbena import _pure
 
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
+    "lan": lan_tap.BENCHMARKS | lan.BENCHMARKS,
     "topology": topology.BENCHMARKS,
-    "lan": lan_tap.BENCHMARKS,
 }
 
 

@@ -18,6 +18,7 @@ GUIDE = ROOT / "docs" / "verbs.md"
 PAGES = {
     "io_node": ROOT / "docs" / "io-node.md",
     "fabric": ROOT / "docs" / "fabric.md",
+    "lan": ROOT / "docs" / "lan.md",
     "fabric_processes": ROOT / "docs" / "fabric-real-time.md",
 }
 REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}

@@ -7,6 +7,7 @@ import pytest
 from lan.lan_lab import BROADCAST, MS, SECOND, SMALL, Lan, ethernet, star
 from system.world import FabricOptions, PortId
 from verbena.lan import LanAddress, LanConfig
+from verbena.lan.datagrams import cut
 from verbena.lan.message import HEADER_SIZE
 from verbena.transport.kinds import QPType
 from verbena.wire import Opcode, decode_infiniband
@@ -167,9 +168,9 @@ def test_broadcast_in_software_from_one_buffer() -> None:
             assert services.messages.free == services.messages.count - 1  # in use until the last completion
             original(requests)
 
-    services.datagram_qp = Recorder()
+    services._sender.qp = Recorder()
     frame = lan.send("h0", BROADCAST, 200)
-    services.datagram_qp = original.__self__
+    services._sender.qp = services.datagram_qp
     received = outsider.counters()["rx.packets"]
     heard = lan.heard()
     assert [heard[f"h{n}"] for n in range(5)] == [[], *[[frame]] * 4]
@@ -205,12 +206,10 @@ def test_a_lost_fragment_leaves_no_frame_and_no_state() -> None:
     pieces = 0
     for lost in range(7):
         message = services.make(lan.lid("h0"), ethernet(BROADCAST, lan.mac("h0"), 1514), 0)
-        cut = services._cut(message, 256 - HEADER_SIZE)
-        pieces = len(cut)
-        original = services._cut
-        services._cut = lambda m, room, cut=cut, lost=lost: [p for n, p in enumerate(cut) if n != lost]
-        services.send_datagrams(message, [driver.station.peers.at(lan.lid("h1")).way])
-        services._cut = original
+        fragments = cut(message, services._lead, 256 - HEADER_SIZE)
+        pieces = len(fragments)
+        way = driver.station.peers.at(lan.lid("h1")).way
+        services._sender.add(message, [way], [f for n, f in enumerate(fragments) if n != lost])
         assert lan.heard()["h1"] == []
         assert len(receiver.reassembly) == lost + 1
     assert pieces == 7

@@ -14,9 +14,10 @@ from verbena.adapter.attributes import AddressVector
 from verbena.clock import Clock, Timer
 from verbena.errors import VerbError
 from verbena.lan.config import SECOND, LanConfig
+from verbena.lan.datagrams import QKEY
 from verbena.lan.message import NodeInfo
 from verbena.lan.peers import Peer
-from verbena.lan.transport_services import QKEY, Channel, TransportServices
+from verbena.lan.transport_services import Channel, TransportServices
 from verbena.lan.ways import Way
 from verbena.management.communication import Communication, Event
 from verbena.management.connection_manager import ConnectionManager

@@ -6,8 +6,9 @@ from verbena.adapter.attributes import AddressVector
 from verbena.adapter.gid import Gid
 from verbena.errors import ManagementError
 from verbena.lan.config import LanConfig
+from verbena.lan.datagrams import QKEY
 from verbena.lan.steps import Steps
-from verbena.lan.transport_services import QKEY, TransportServices
+from verbena.lan.transport_services import TransportServices
 from verbena.lan.ways import Way
 from verbena.verbs.subnet import SubnetService
 from verbena.wire.sa_records import MCMemberRecord

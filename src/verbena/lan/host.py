@@ -7,7 +7,7 @@ It makes LANs of many nodes possible where no operating system is wanted; whatev
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
@@ -210,7 +210,7 @@ class Host:
         else:
             self.neighbours.want(destination, packet)
 
-    def _unreachable(self, ip: bytes, packets: list[bytes]) -> None:
+    def _unreachable(self, ip: bytes, packets: Sequence[bytes]) -> None:
         self.counters["drop.unreachable"] += len(packets)
         for (to, number), pending in list(self._echoes.items()):
             if to == ip:

@@ -5,6 +5,7 @@ Two addresses: the given one, and a link-local one of the same interface identif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from ipaddress import IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING
@@ -125,7 +126,7 @@ class Ipv6:
         self.send(to, ECHO_REQUEST, 0, b"\x56\x42" + number.to_bytes(2, "big") + bytes(size))
         return made
 
-    def _unreachable(self, ip: bytes, packets: list[bytes]) -> None:
+    def _unreachable(self, ip: bytes, packets: Sequence[bytes]) -> None:
         self.host.counters["drop.unreachable"] += len(packets)
         for (to, number), pending in list(self._echoes.items()):
             if to == ip:

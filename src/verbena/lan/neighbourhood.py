@@ -238,8 +238,8 @@ class Neighbourhood:
             if info is None:
                 raise NotFound(f"what LID {peer.lid} says of itself is no description of a node")
             self.learn(peer, answer.qpn, info)
-            if (way := peer.way) is not None:
-                self._say(Kind.HELLO, [way])  # it may not have been there, or not known us, at its own look
+            if (known := peer.way) is not None:
+                self._say(Kind.HELLO, [known])  # it may not have been there, or not known us, at its own look
 
     def learn(self, peer: Peer, qpn: int, info: NodeInfo) -> None:
         """A peer has said what it is, and which queue pair it has."""

@@ -9,7 +9,7 @@ are not asked at all if what they ask for comes to be known.  Everything is boun
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from verbena.clock import Clock, Timer
 
@@ -33,8 +33,8 @@ class _Question:
     def __init__(self) -> None:
         self.tries = 0
         self.timer: Timer | None = None
-        self.waiting: list[bytes] = []
-        self.watchers: list[Callable[[bytes], None]] = []
+        self.waiting: tuple[bytes, ...] = ()
+        self.watchers: tuple[Callable[[bytes], None], ...] = ()
 
 
 class NeighbourTable:
@@ -56,7 +56,7 @@ class NeighbourTable:
         *,
         ask: Callable[[bytes], None],
         send: Callable[[bytes, bytes], None],
-        unreachable: Callable[[bytes, list[bytes]], None],
+        unreachable: Callable[[bytes, Sequence[bytes]], None],
         most: int = 4096,
         most_asking: int = 16,
         age_ns: int = 60 * SECOND,
@@ -112,11 +112,11 @@ class NeighbourTable:
         question = entry.question
         if packet:
             if len(question.waiting) >= self._most_waiting:
-                question.waiting.pop(0)
+                question.waiting = question.waiting[1:]
                 self.counters["drop.unresolved"] += 1
-            question.waiting.append(packet)
+            question.waiting += (packet,)
         if watcher is not None:
-            question.watchers.append(watcher)
+            question.watchers += (watcher,)
         self._go_on()
 
     def _make(self, ip: bytes) -> Neighbour:

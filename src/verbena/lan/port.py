@@ -42,6 +42,7 @@ class OffloadFrame(bytes):
 
 Receive = Callable[[list[bytes]], None]
 Changed = Callable[[PortEvent, bytes], None]
+Tap = Callable[[bytes, bool], None]
 
 
 class EthernetPort(Protocol):
@@ -69,9 +70,13 @@ class EthernetPort(Protocol):
 
 
 class Upper:
-    """The upper side of a port: who is attached, and gets what comes."""
+    """The upper side of a port: who is attached, and gets what comes.
+
+    tap: is shown each frame that passes, and whether it goes out; None: nobody looks.
+    """
 
     def __init__(self) -> None:
+        self.tap: Tap | None = None
         self._receive: Receive | None = None
         self._changed: Changed | None = None
 
@@ -87,10 +92,18 @@ class Upper:
 
     def deliver(self, frames: list[bytes]) -> bool:
         """Hand a burst up; False where nobody takes it."""
+        if self.tap is not None:
+            self.show(frames, outbound=False)
         if self._receive is None:
             return False
         self._receive(frames)
         return True
+
+    def show(self, frames: Sequence[bytes], *, outbound: bool) -> None:
+        """Show frames to the tap."""
+        if self.tap is not None:
+            for frame in frames:
+                self.tap(frame, outbound)
 
     def tell(self, event: PortEvent, detail: bytes = b"") -> None:
         if self._changed is not None:
@@ -158,7 +171,10 @@ class LanPort(Upper):
         if self._driver is None:
             self.counters["drop.tx.link_down"] += len(frames)
             return len(frames)
-        return self._driver.send_frames(frames)
+        taken = self._driver.send_frames(frames)
+        if self.tap is not None:
+            self.show(frames[:taken], outbound=True)
+        return taken
 
     def transmit(self, frame: bytes) -> bool:
         """Send one frame; False where it was not taken, and may be sent again after `PortEvent.ROOM`."""

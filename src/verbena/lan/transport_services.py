@@ -20,21 +20,19 @@ from typing import Any
 
 from verbena.errors import VerbError
 from verbena.lan.config import LanConfig
+from verbena.lan.datagrams import QKEY, DatagramSender, cut
 from verbena.lan.message import HEADER, HEADER_SIZE, OFFLOAD_SIZE, VERSION, Flags, Kind
 from verbena.lan.pools import Message, MessagePool, ReceivePool
 from verbena.lan.ways import Way
-from verbena.transport.kinds import CompletionOpcode, QPType, SendFlags, WROpcode
+from verbena.transport.kinds import CompletionOpcode, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.context import Context
 from verbena.verbs.queue_pair import QueuePair
 
 log = logging.getLogger("verbena")
 
-QKEY = 0x4C414E
-FRAME, OFFLOAD = (
-    VERSION << 4 | int(Kind.FRAME),
-    int(Flags.OFFLOAD),
-)  # plain numbers: they are used for each frame
+FRAME, OFFLOAD = VERSION << 4 | int(Kind.FRAME), int(Flags.OFFLOAD)
+"""Plain numbers: they are used for each frame."""
 GRH_SPACE = 40
 CONTROL_MESSAGES = 32
 CONTROL_SIZE = 128
@@ -42,7 +40,6 @@ SENT_DATAGRAM, SENT_FRAME = 1 << 60, 2 << 60
 RECEIVED_DATAGRAM, RECEIVED_FRAME = 3 << 60, 4 << 60
 KINDS = 7 << 60
 SMALLEST_PACKET = 256
-SIGNAL_EVERY = 16
 POLL = 64
 
 Arrived = Callable[[int, int, int, Any], None]
@@ -66,18 +63,6 @@ class Channel:
         self.in_flight: deque[Message] = deque()
         self.waiting: deque[Message] = deque()
         self.used_ns = 0
-
-
-class _Job:
-    """A message on its way to several destinations, in fragments."""
-
-    __slots__ = ("message", "pieces", "place", "ways")
-
-    def __init__(self, message: Message, ways: Sequence[Way], pieces: list[list[Any]]) -> None:
-        self.message = message
-        self.ways = ways
-        self.pieces = pieces
-        self.place = 0
 
 
 class TransportServices:
@@ -117,7 +102,6 @@ class TransportServices:
         self._starved = False
         self._busy = self._missed = False
         self.open = True
-        self._is_broken = False
         self.packet = context.query_port(port_number).active_mtu
         most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
         self._lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
@@ -145,10 +129,9 @@ class TransportServices:
         )
         self.shared = self.pd.create_srq(config.frame_receives, 1)
         self.channels: dict[int, Channel] = {}
-        self._jobs: deque[_Job] = deque()
-        self._sent: deque[tuple[int, Message | None]] = deque()
-        self._unsignaled = 0
-        self._in_flight = 0
+        self._sender = DatagramSender(
+            self.datagram_qp, config.send_depth, SENT_DATAGRAM, self.counters, self._broken
+        )
         self.datagram_qp.activate(qkey=QKEY, port_num=self._port_number)
         self.datagram_qp.post_recv_many(self._datagrams.requests)
         for request in self._frames.requests:
@@ -195,8 +178,7 @@ class TransportServices:
         buf[at + HEADER_SIZE : at + HEADER_SIZE + len(body)] = body
         message.length = HEADER_SIZE + len(body)
         piece = [self.control.sge(message, 0, message.length)]
-        self._jobs.append(_Job(message, ways, [piece]))
-        self._pump()
+        self._sender.add(message, ways, [piece])
         return True
 
     # --- datagrams ------------------------------------------------------------------------------------------------
@@ -207,84 +189,10 @@ class TransportServices:
             message.release()
             return
         packet = min([way.mtu for way in ways])
-        self._jobs.append(_Job(message, ways, self._cut(message, min(packet, self.packet) - HEADER_SIZE)))
-        self._pump()
-
-    def _cut(self, message: Message, room: int) -> list[list[Any]]:
-        """The pieces of a message: one, or fragments with a header each, which is the same for all destinations."""
-        pool = self.messages
-        payload = message.length - HEADER_SIZE
-        if payload <= room:
-            return [[pool.sge(message, self._lead, message.length)]]
-        self.counters["tx.fragmented"] += 1
-        buf, main = pool.buf, message.at + self._lead
-        first, flags, lid, number, length, _ = HEADER.unpack_from(buf, main)
-        pieces = []
-        for place, offset in enumerate(range(0, payload, room)):
-            size = min(room, payload - offset)
-            head = place * HEADER_SIZE
-            HEADER.pack_into(buf, message.at + head, first, flags, lid, number, length, offset)
-            data = pool.sge(message, self._lead + HEADER_SIZE + offset, size)
-            pieces.append([pool.sge(message, head, HEADER_SIZE), data])
-        return pieces
-
-    def _pump(self) -> None:
-        """Post what the datagram queue pair takes."""
-        posts: list[WorkRequest] = []
-        limit = self.config.send_depth
-        while self._jobs and self._in_flight < limit:
-            job = self._jobs[0]
-            pieces, ways = job.pieces, job.ways
-            last = len(pieces) * len(ways) - 1
-            while job.place <= last and self._in_flight < limit:
-                way = ways[job.place // len(pieces)]
-                piece = pieces[job.place % len(pieces)]
-                done = job.place == last
-                self._unsignaled += 1
-                self._in_flight += 1
-                signaled = done or self._unsignaled >= SIGNAL_EVERY or self._in_flight >= limit
-                flags = SendFlags.SIGNALED if signaled else 0
-                posts.append(
-                    WorkRequest(
-                        SENT_DATAGRAM,
-                        WROpcode.SEND,
-                        piece,
-                        flags,
-                        ah=way.handle,
-                        remote_qpn=way.qpn,
-                        remote_qkey=QKEY,
-                    )
-                )
-                if signaled:
-                    self._sent.append((self._unsignaled, job.message if done else None))
-                    self._unsignaled = 0
-                job.place += 1
-            if job.place > last:
-                self._jobs.popleft()
-        if posts:
-            self.counters["posts.datagram"] += len(posts)
-            try:
-                self.datagram_qp.post_send_many(posts)
-            except VerbError:  # the port has just gone down, or the queue pair has failed
-                self._break()
-
-    def _break(self) -> None:
-        """The datagram queue pair is of no use any more: the driver has to open the library anew."""
-        if not self._is_broken:
-            self._is_broken = True
-            self.counters["datagrams.broken"] += 1
-            self._broken()
-        self._jobs.clear()
-
-    def _datagram_sent(self, ok: bool) -> None:
-        if not self._sent:
-            return
-        count, message = self._sent.popleft()
-        self._in_flight -= count
-        if message is not None:
-            message.release()
-        if not ok:
-            self._break()
+        pieces = cut(message, self._lead, min(packet, self.packet) - HEADER_SIZE)
+        if len(pieces) > 1:
+            self.counters["tx.fragmented"] += 1
+        self._sender.add(message, ways, pieces)
 
     # --- channels -------------------------------------------------------------------------------------------------
 
@@ -361,18 +269,28 @@ class TransportServices:
             self._missed = False
             with self._engine:
                 if self.open:
-                    self.cq.req_notify()
-                    self._take_entries()
-            self._finished()
+                    self._take_all()
+            self._guarded(self._finished)
             with self._engine:
                 if not self._missed:
                     self._busy = False
                     return
 
+    def _take_all(self) -> None:
+        """Everything that has completed.  Where a queue cannot be filled up any more, the library is opened anew."""
+        try:
+            self.cq.req_notify()
+            self._take_entries()
+        except VerbError:
+            self._sender.fail()
+
     def _take_entries(self) -> None:
         """Everything that has completed; receive buffers go back to their queues in one go."""
         poll, index = self._engine.poll, self.cq.index
-        while self.open and (entries := poll(index, POLL)):
+        more = True
+        while more and self.open:
+            entries = poll(index, POLL)
+            more = len(entries) == POLL  # what completes from now on is notified anew
             datagrams: list[RecvRequest] = []
             for entry in entries:
                 number = entry.wr_id
@@ -383,11 +301,11 @@ class TransportServices:
                         self._datagram(entry, place)
                         datagrams.append(self._datagrams.requests[place])
                     else:  # the queue pair has failed, and would flush whatever is posted
-                        self._break()
+                        self._sender.fail()
                 elif kind == RECEIVED_FRAME:
                     self._frame(entry, number & 0xFFFF)
                 elif kind == SENT_DATAGRAM:
-                    self._datagram_sent(entry.ok)
+                    self._sender.completed(entry.ok)
                 else:
                     self._frame_sent(entry)
                 if not self._still_open():
@@ -395,7 +313,7 @@ class TransportServices:
             if datagrams:
                 self.datagram_qp.post_recv_many(datagrams)
         if self.open:
-            self._pump()
+            self._sender.pump()
             if self._starved and self.messages.free:
                 self._starved = False
                 self._room()
@@ -407,7 +325,10 @@ class TransportServices:
     def _datagram(self, entry: Any, place: int) -> None:
         at = place * self._datagrams.size + GRH_SPACE
         view = self._datagrams.buf[at : at + entry.byte_len - GRH_SPACE]
-        self._guarded(self._arrived_datagram, entry.slid, entry.src_qp, entry.sl, view)
+        try:
+            self._arrived_datagram(entry.slid, entry.src_qp, entry.sl, view)
+        except Exception:
+            self._internal()
 
     def _frame(self, entry: Any, place: int) -> None:
         channel = self.channels.get(entry.qp_num)
@@ -427,8 +348,11 @@ class TransportServices:
         try:
             function(*arguments)
         except Exception:
-            self.counters["drop.rx.internal"] += 1
-            log.exception("a message could not be handled")
+            self._internal()
+
+    def _internal(self) -> None:
+        self.counters["drop.rx.internal"] += 1
+        log.exception("a message could not be handled")
 
     # --- end ------------------------------------------------------------------------------------------------------
 
@@ -440,7 +364,6 @@ class TransportServices:
             self.open = False
         for channel in list(self.channels.values()):
             self.close_channel(channel)
-        self._jobs.clear()
         self.datagram_qp.close()
         self.shared.close()
         for pool in (self.messages, self.control, self._datagrams, self._frames):
