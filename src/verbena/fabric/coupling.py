@@ -63,7 +63,8 @@ class Couplings:
     def pump(self, until_ns, now):
         """Let what the engines have to send cross, until nothing moves or software has to look at something else.
 
-        until_ns: how far the core's time may go.  Returns when the first of the engines' timers is over (0: none runs).
+        until_ns: how far the core's time may go.  Returns when the first of the engines' timers is over (0: none runs),
+        and whether the core has something for software.
         """
         limit: cython.longlong = until_ns * 1000
         moved: cython.bint = True
@@ -96,7 +97,7 @@ class Couplings:
             when = e.earliest()
             if when and (first == 0 or when < first):
                 first = when
-        return first
+        return first, not self.nothing_else()
 
     def nothing_else(self):
         """Has the core nothing for software?"""

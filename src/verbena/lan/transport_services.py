@@ -340,8 +340,8 @@ class TransportServices:
             else:
                 at = place * self._frames.size
                 self._guarded(self._arrived_frame, channel, self._frames.buf[at : at + entry.byte_len])
-        if self.open and self.shared.is_open:
-            self.shared.post_recv(self._frames.requests[place])
+        if self.open and self.shared.is_open:  # nobody has to be driven for it
+            self._engine.post_shared(self.shared.index, self._frames.requests[place])
 
     def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
         """Nothing that a peer sends may end the receive path."""

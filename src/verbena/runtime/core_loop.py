@@ -78,6 +78,7 @@ class CoreLoop:
     attendant: the thread that will look at the adapters' reports itself, after what it does now; 0: there is none;
     reporting: these adapters, by then.
     sock: for the links that leave this process; None: there are none.  couplings: of the adapters in this process.
+    watched: does somebody want to see each packet?
     """
 
     def __init__(
@@ -87,9 +88,11 @@ class CoreLoop:
         deliver: Callable[[int, bytes, int, int], None],
         report: Callable[[int, int, int], None],
         couplings: Couplings | None = None,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
         self.core = core
         self._couplings = couplings
+        self._watched = watched
         self.sock = sock
         self.lock = threading.Lock()
         self.counters: Counter[str] = Counter()
@@ -192,21 +195,18 @@ class CoreLoop:
 
         What arrives within `AHEAD_NS` arrives now: no thread can wait for so short a time.
         """
-        now, timer = self.clock.now(), self.clock.next_time()
-        if (
-            self._couplings is None
-            or self._closed
-            or now >= self._due
-            or (timer is not None and timer <= now)
-        ):
+        clock, moment = self.clock, time.monotonic_ns()
+        now = moment - clock.zero
+        if self._couplings is None or self._closed or self._watched() or now >= min(self._due, clock.first):
             return False
-        due = self._couplings.pump(now + AHEAD_NS, time.monotonic_ns())
-        if self._dispatch():
+        due, visible = self._couplings.pump(now + AHEAD_NS, moment)
+        if visible:
             return False
-        if due:
-            self._due = min(self._due, due - self.clock.monotonic(0))
-        if (core := self.core.next_time()) >= 0:
-            self._due = min(self._due, core)
+        if due and due - clock.zero < self._due:
+            self._due = due - clock.zero
+        core = self.core.next_time()
+        if 0 <= core < self._due:
+            self._due = core
         return True
 
     def _turn(self) -> None:

@@ -90,8 +90,7 @@ class CorePorts:
         if self._couplings is not None:
             for number, port in self._ports.items():
                 self._couplings.join(port, self._engine, number)
-            if not self._watched():
-                self._couplings.add(self._engine, self._ports, self._leave, tell)
+            self._couplings.add(self._engine, self._ports, self._leave, tell)
 
     def part(self) -> None:
         """No longer."""

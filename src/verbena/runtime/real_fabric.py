@@ -79,7 +79,9 @@ class RealFabric(FabricBase):
         )
         self._seeded = seed is not None
         self._couplings = Couplings(self.core)
-        self.loop = CoreLoop(self.core, sock, self._deliver, self._report, self._couplings)
+        self.loop = CoreLoop(
+            self.core, sock, self._deliver, self._report, self._couplings, lambda: self.tap is not None
+        )
         self.cables.begin(self.loop, self.assembly)
         self._captures = Captures(self.assembly, self.loop.held)
         self.clock = self.loop.clock

@@ -91,7 +91,7 @@ class Member:
         self.node = node
         self.interface = interface
         self._end = end
-        self._bridge = bridge
+        self.bridge = bridge
 
     def close(self) -> None:
         """Leave the LAN, and remove the interface if it was made."""
@@ -100,8 +100,8 @@ class Member:
             stack.callback(self.context.close)
             stack.callback(self.node.close)
             stack.callback(self._end.close)
-            if self._bridge is not None:
-                stack.callback(self._bridge.close)
+            if self.bridge is not None:
+                stack.callback(self.bridge.close)
 
     def status(self) -> dict[str, Any]:
         """What `verbena lan status` shows of it, as plain data."""
@@ -112,7 +112,7 @@ class Member:
                 with self.context.adapter.engine:
                     peers = [_peer_status(peer, driver.station.prefix) for peer in driver.station.peers]
         neighbours = self.interface.neighbours() if isinstance(self.interface, Tap) else {}
-        bridge = self._bridge
+        bridge = self.bridge
         return {
             "adapter": self.place.adapter,
             "role": "bridge" if self.place.bridge else "host",
