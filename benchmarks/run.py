@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import endpoint
 import fabric_real
 import handlers
+import lan_tap
 import routing
 import topology
 from rich.console import Console
@@ -24,6 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fabric
+import lan
 import memory
 from verbena import _pure
 
@@ -32,6 +34,7 @@ GROUPS = {
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
     "handlers": handlers.BENCHMARKS,
     "memory": memory.BENCHMARKS,
+    "lan": lan_tap.BENCHMARKS | lan.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 

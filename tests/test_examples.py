@@ -21,6 +21,7 @@ PAGES = {
     "remote_keys": ROOT / "docs" / "memory-keys.md",
     "fabric": ROOT / "docs" / "fabric.md",
     "handlers": ROOT / "docs" / "completion-handlers.md",
+    "lan": ROOT / "docs" / "lan.md",
     "fabric_processes": ROOT / "docs" / "fabric-real-time.md",
 }
 REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}

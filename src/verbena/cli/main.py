@@ -17,6 +17,7 @@ import typer
 
 import verbena
 from verbena.cli.diags import COMMANDS
+from verbena.cli.lan import app as lan_app
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 LARGEST_MESSAGE = (1 << 31) - 1
@@ -541,6 +542,7 @@ def handlers(
     return shown.study(wanted, options, plot, json)
 
 
+app.add_typer(lan_app)
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
 
@@ -556,6 +558,8 @@ def _say(name: str, message: str) -> None:
 def _name(arguments: Sequence[str]) -> str:
     """The command that runs, with its subcommand."""
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    if arguments[:1] == ["lan"]:
+        return " ".join(["verbena", *arguments[:2]])
     return " ".join(["verbena", *(word for word in arguments[:1] if word in known)])
 
 

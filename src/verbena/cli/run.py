@@ -85,6 +85,8 @@ def _prepare(file: str, time: str, input: str | None, seed: int | None) -> Fabri
     if time not in ("real", "virtual"):
         raise SystemLimitError(f"--time {time}: real or virtual")
     fabric = load_fabric(file, _warn)
+    if not fabric.workloads:
+        raise SystemLimitError(f"{file} has no workloads to run; verbena lan up brings its LAN up")
     if time == "real" and any(isinstance(workload, Traffic) for workload in fabric.workloads):
         raise SystemLimitError("--time real: traffic without bytes runs in virtual time only")
     if seed is not None:

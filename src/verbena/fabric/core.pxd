@@ -10,3 +10,4 @@ cdef class FabricCore(Meters):
 
     cdef void loop(self, int64_t limit) noexcept nogil
     cdef void handle(self, Event *e) noexcept nogil
+    cdef bint admit(self, Port *port, const uint8_t *octets, int size, int64_t tag) noexcept nogil

@@ -123,47 +123,56 @@ class FabricCore(Meters):
         the packet is too long) is dropped and counted, as a packet on its way would be.
         """
         octets: cython.const[cython.uchar][::1]
-        lane: cython.int
-        size: cython.int = len(packet) + VCRC_BYTES
+        size: cython.int = len(packet)
         port_ = self.port_at(port)
         octets = packet
-        if size < SMALLEST_PACKET or ((octets[4] & 7) << 8 | octets[5]) * 4 + VCRC_BYTES != size:
+        if (
+            size + VCRC_BYTES < SMALLEST_PACKET
+            or size + VCRC_BYTES > LARGEST_PACKET
+            or ((octets[4] & 7) << 8 | octets[5]) * 4 != size
+        ):
             raise InvalidAttributeError(
                 f"a packet of {len(packet)} bytes whose LRH does not say so, in words of 4 bytes (LRH to ICRC)"
             )
-        lane = octets[0] >> 4
+        if cython.compiled:
+            return bool(self.admit(port_, cython.address(octets[0]), size, tag))
+        else:
+            return self.admit(port_, octets, size, tag)
+
+    def admit(self, port, octets, size, tag):
+        """`inject` for `size` bytes whose LRH says so."""
+        lane: cython.int = octets[0] >> 4
+        whole: cython.int = size + VCRC_BYTES
         if lane != VL15:
-            lane = self.lane_for(port_, octets[1] >> 4)
-        if lane >= 0 and port_.lane[lane].outbox.length >= port_.send_queue:
-            port_.lane[lane].room_wanted = True
+            lane = self.lane_for(port, octets[1] >> 4)
+        if lane >= 0 and port.lane[lane].outbox.length >= port.send_queue:
+            port.lane[lane].room_wanted = True
             return False
         p = self.new_packet()
         if cython.compiled:
-            p.data = cython.cast(cython.pointer(uint8_t), malloc(size))
+            p.data = cython.cast(cython.pointer(uint8_t), malloc(whole))
             if not p.data:
-                self.inside -= 1
-                self.release_packet(p)
-                raise MemoryError
-            memcpy(p.data, cython.address(octets[0]), size - VCRC_BYTES)
+                Py_FatalError("verbena: no memory left for the fabric")
+            memcpy(p.data, octets, size)
         else:
-            p.data = bytearray(packet) + bytes(VCRC_BYTES)
+            p.data = bytearray(octets) + bytes(VCRC_BYTES)
         self.injected += 1
         p.born_ps = p.entered_ps = self.now_ps
-        p.size, p.blocks, p.tag = size, (size + BLOCK - 1) // BLOCK, tag
-        p.received = p.ready = size
+        p.size, p.blocks, p.tag = whole, (whole + BLOCK - 1) // BLOCK, tag
+        p.received = p.ready = whole
         p.dlid = (octets[2] << 8) | octets[3]
         p.sl = octets[1] >> 4
         if lane < 0:
-            self.drop(port_, p, DROP_LANE)
+            self.drop(port, p, DROP_LANE)
             return True
         p.lane = lane
         p.data[0] = (p.data[0] & 0x0F) | (lane << 4)
-        if port_.node.kind == ENDNODE and self.is_directed(p) and self.smi_leave(p):
-            p.in_port = port_.number
-            self.to_software(port_, p)
+        if port.node.kind == ENDNODE and self.is_directed(p) and self.smi_leave(p):
+            p.in_port = port.number
+            self.to_software(port, p)
             return True
-        seal_vcrc(p.data, size)
-        self.queue_packet(port_, p)
+        seal_vcrc(p.data, whole)
+        self.queue_packet(port, p)
         return True
 
     def inject_phantom(self, port, size, dlid, sl=0, tag=0):

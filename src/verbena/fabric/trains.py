@@ -264,7 +264,8 @@ class Trains(Crossbar):
         else:
             self.delivered_first = p
         self.delivered_last = p
-        self.stop = True
+        if not r.coupled:
+            self.stop = True
 
     # --- credits --------------------------------------------------------------------------------------------
 

@@ -50,8 +50,9 @@ class ObjectKind(Enum):
 class PlugAndPlayObject:
     """Something that a driver can be loaded for.
 
-    guid: the port's, or the controller's.  port: of a local port.  profile, lid, slot: of a controller, and where it
-    is.  driver: what was loaded, None while nothing is.  stale: the thing is gone, the object means nothing any more.
+    guid: the port's, or the controller's.  port: of a local port.  profile, slot: of a controller; lid: where that
+    is, or the LID for which the driver of a port was loaded.  driver: what was loaded, None while nothing is.  stale:
+    the thing is gone, the object means nothing any more.
     """
 
     kind: ObjectKind
@@ -161,6 +162,7 @@ class BusDriver:
             return
         if found.port is not None:
             if found.port.state == PortState.ACTIVE and found.port.lid:
+                found.lid = found.port.lid
                 self._load(found, registered)
         elif self._configuration is None or self._manager is None:
             self._load(found, registered)
@@ -226,7 +228,7 @@ class BusDriver:
         if found is None:
             return
         found.port = port
-        if port.state != PortState.ACTIVE or not port.lid:
+        if port.state != PortState.ACTIVE or not port.lid or (found.driver and found.lid != port.lid):
             self._unload(found)
         self._match(found)
 

@@ -75,6 +75,10 @@ class ConnectionManager(ConnectionTable):
             made = self._services[service_id] = Listening(service_id, backlog, notify)
         return made
 
+    def knows(self, local_id: int) -> bool:
+        """Is a connection of this number here?"""
+        return local_id in self._connections
+
     def is_listening(self, service_id: int) -> bool:
         return service_id in self._services
 

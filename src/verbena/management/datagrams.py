@@ -21,6 +21,7 @@ class MadAddress:
 
     lid: its LID, 0 on fabrics that have none (RoCE).  qpn: its queue pair.  sl: the service level.  path_bits: of the
     LID at this end, what it adds to the port's base LID.  gid: of the global route header, None if there is none.
+    port: the number of the port at this end, which it came by or leaves from.
     """
 
     lid: int = 0
@@ -29,6 +30,7 @@ class MadAddress:
     path_bits: int = 0
     gid: bytes | None = None
     pkey: int = DEFAULT_PKEY
+    port: int = 1
 
 
 Send = Callable[[MadAddress, bytes], None]

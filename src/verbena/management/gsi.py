@@ -15,7 +15,7 @@ from verbena.management.datagrams import MadAddress
 from verbena.wire import DETH, GRH, LRH, NativePacket, TransportPacket
 from verbena.wire.errors import DecodeError
 from verbena.wire.headers import BTH
-from verbena.wire.mad import GSI_QKEY, GSI_QP, MAD_SIZE
+from verbena.wire.mad import GSI_QKEY, GSI_QP, MAD_SIZE, ManagementClass, Method
 from verbena.wire.opcodes import Opcode
 from verbena.wire.packet import decode_infiniband
 
@@ -86,7 +86,10 @@ class GeneralServicesInterface:
         if len(packet) <= mad_at + 3 or int.from_bytes(packet[start + 5 : start + 8], "big") != GSI_QP:
             return False
         kind, method = packet[mad_at + 1], packet[mad_at + 3]
-        table = self._responses if method & RESPONSE or method == TRAP_REPRESS else self._requests
+        # Reports of subnet administration are for its clients, be they on the administration's own host.
+        report = kind == ManagementClass.SUBN_ADM and method == Method.REPORT
+        is_response = method & RESPONSE or method == TRAP_REPRESS or report
+        table = self._responses if is_response else self._requests
         receiver = table.get(kind)
         if receiver is None:
             return False

@@ -200,7 +200,14 @@ class NameService:
                 return ready(primaries[0] if primaries else None)
             primary = primaries[0]
             others = self._client.paths(sgid=primary.sgid, dgid=primary.dgid)
-            return chain(others, lambda paths: self._chooser.disjoint(primary, paths))
+
+            def disjoint(paths: list[PathRecord]) -> Pending[PathRecord | None]:
+                ways = {(path.slid, path.dlid) for path in paths}
+                if ways <= {(primary.slid, primary.dlid)}:  # there is no other: no need to read any tables
+                    return ready(None)
+                return self._chooser.disjoint(primary, paths)
+
+            return chain(others, disjoint)
 
         return chain(exact, chosen)
 

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from verbena.fabric.core import FabricCore
+from verbena.fabric.coupling import Couplings
 from verbena.runtime.core_clock import CoreClock
 from verbena.runtime.link_end import LARGEST_DATAGRAM, LinkEnd, token_of
 
@@ -43,12 +44,19 @@ RECEIVE_NS = 10_000_000  # if that does not take longer than this
 PARK_S = 0.0002
 SPIN_NS = 50_000
 LONGEST_SLEEP_NS = 100_000_000
+AHEAD_NS = 20_000
 SHORT_NS = 30_000  # sleeping takes longer than that
-TURNS = 8  # of one call of `drive`, while there is more to do
+TURNS = 32  # of one call of `drive`, while there is more to do
 
 
 class Rider(Protocol):
     """An adapter that lives on the core."""
+
+    def look(self) -> None:
+        """Look at what the adapter reports."""
+
+    def tell(self) -> None:
+        """See to it that somebody looks at what the adapter reports."""
 
     def work(self) -> int:
         """Send what the core takes, serve timers; returns when to come back, of the monotonic clock, 0: never."""
@@ -67,7 +75,10 @@ class CoreLoop:
     """One core, its clock, its socket and its thread.
 
     deliver(port, packet, in_port, handle), report(kind, port, detail): what becomes visible, with the lock held.
-    sock: for the links that leave this process; None: there are none.
+    attendant: the thread that will look at the adapters' reports itself, after what it does now; 0: there is none;
+    reporting: these adapters, by then.
+    sock: for the links that leave this process; None: there are none.  couplings: of the adapters in this process.
+    watched: does somebody want to see each packet?
     """
 
     def __init__(
@@ -76,8 +87,12 @@ class CoreLoop:
         sock: socket.socket | None,
         deliver: Callable[[int, bytes, int, int], None],
         report: Callable[[int, int, int], None],
+        couplings: Couplings | None = None,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
         self.core = core
+        self._couplings = couplings
+        self._watched = watched
         self.sock = sock
         self.lock = threading.Lock()
         self.counters: Counter[str] = Counter()
@@ -95,6 +110,8 @@ class CoreLoop:
         self._wanted = False
         self._more = False
         self._closed = False
+        self.attendant = 0
+        self.reporting: list[Rider] = []
         self._due = 0  # when the next turn is due, of the core's clock
         self._sleeps_until = 0
         self._driven = 0
@@ -129,14 +146,19 @@ class CoreLoop:
 
     # --- turns --------------------------------------------------------------------------------------------
 
-    def drive(self) -> None:
-        """Let happen what is due, unless another thread is at it: that one then goes round once more."""
+    def drive(self, *, lightly: bool = False) -> None:
+        """Let happen what is due, unless another thread is at it: that one then goes round once more.
+
+        lightly: only what adapters send to each other, if no timer is due.
+        """
         self._wanted = True
         left = TURNS
         while self._wanted and left and self.lock.acquire(blocking=False):
             self._owner = threading.get_ident()
             try:
                 self._wanted = False
+                if lightly and self._pump():
+                    continue
                 self._turn()
                 if self._more:
                     self._wanted, left = True, left - 1
@@ -149,7 +171,7 @@ class CoreLoop:
     def kick(self) -> None:
         """The program has posted something: it drives."""
         self._driven = time.monotonic_ns()
-        self.drive()
+        self.drive(lightly=self.sock is None)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -168,6 +190,25 @@ class CoreLoop:
                 self._owner = 0
         self.drive()
 
+    def _pump(self) -> bool:
+        """Let what the adapters here send each other arrive; False if there is more to do, for a whole turn.
+
+        What arrives within `AHEAD_NS` arrives now: no thread can wait for so short a time.
+        """
+        clock, moment = self.clock, time.monotonic_ns()
+        now = moment - clock.zero
+        if self._couplings is None or self._closed or self._watched() or now >= min(self._due, clock.first):
+            return False
+        due, visible = self._couplings.pump(now + AHEAD_NS, moment)
+        if visible:
+            return False
+        if due and due - clock.zero < self._due:
+            self._due = due - clock.zero
+        core = self.core.next_time()
+        if 0 <= core < self._due:
+            self._due = core
+        return True
+
     def _turn(self) -> None:
         self._more = False
         if self._closed:
@@ -178,19 +219,28 @@ class CoreLoop:
         self._receive()
         self._advance()
         due = [time for rider in list(self.riders) if (time := rider.work())]
-        self._advance()
+        if self._advance():
+            self._more = True  # the adapters have got something, and have not been looked at since
         self._send()
         self._due = self._next(due)
+        if self.sock is None and self._due - self.clock.now() < SHORT_NS:
+            self._more = (
+                True  # what is on the links of this process arrives before another thread would wake up
+            )
 
-    def _advance(self) -> None:
-        """Let the core and the timers catch up with the clock."""
+    def _advance(self) -> bool:
+        """Let the core and the timers catch up with the clock; did anything happen?"""
         core, now = self.core, self.clock.now()
+        happened = False
         while True:
             core.run(now)
-            if not self._dispatch() and core.now >= now and not self.clock.run_due(now):
-                return
+            visible = self._dispatch()
+            happened |= visible
+            if not visible and core.now >= now and not self.clock.run_due(now):
+                return happened
 
     def _dispatch(self) -> bool:
+        handed = self._couplings is not None and self._couplings.deliver(time.monotonic_ns())
         delivered = self.core.deliveries()
         for _, port, packet, in_port, handle, _ in delivered:
             self._guarded(self._deliver, port, packet, in_port, handle)
@@ -200,7 +250,7 @@ class CoreLoop:
                 self._ready.add(port)
             else:
                 self._guarded(self._report, kind, port, detail)
-        return bool(delivered or reports)
+        return bool(handed or delivered or reports)
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> None:
         try:

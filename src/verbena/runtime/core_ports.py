@@ -12,6 +12,7 @@ from typing import Any
 
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.fabric.core import FabricCore
+from verbena.fabric.coupling import Couplings
 from verbena.wire.crc import VCRC_SIZE
 
 BUFFER = 65_536
@@ -21,7 +22,8 @@ ALL_LEVELS = 0xFFFF
 class CorePorts:
     """The ports of one adapter.  ports: the core's port for each of the adapter's port numbers.
 
-    tap: is shown each packet that the core took, LRH to ICRC, with the number of its port.
+    tap: is shown each packet that the core took, LRH to ICRC, with the number of its port.  couplings: carry the
+    packets past Python, as long as `watched` is false; then the tap is shown nothing.
     """
 
     def __init__(
@@ -30,12 +32,16 @@ class CorePorts:
         core: FabricCore,
         ports: dict[int, int],
         tap: Callable[[int, bytes], None] = lambda number, packet: None,
+        couplings: Couplings | None = None,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine: Any = adapter.engine
         self._core = core
         self._tap = tap
         self._ports = ports
         self._numbers = {made: number for number, made in ports.items()}
+        self._couplings = couplings
+        self._watched = watched
         self._buffer = bytearray(BUFFER)
         self._waiting: dict[int, list[deque[bytes]]] = {
             number: [deque() for _ in range(16)] for number in ports
@@ -47,11 +53,20 @@ class CorePorts:
 
     def send(self, now: int) -> None:
         """Hand the core whatever the engine wants to send and the links take."""
+        if self._couplings is not None and not self._watched():
+            while (left := self._couplings.send(self._engine, self._ports, now)) is not None:
+                self._leave(*left)
+            return
         while (made := self._engine.transmit(self._buffer, now)) is not None:
             size, segment, path = made
             number = self._engine.path_port(path)
             for at in range(0, size, segment):
                 self._put(number, bytes(self._buffer[at : min(at + segment, size)]))
+
+    def _leave(self, burst: bytes, segment: int, number: int) -> None:
+        """Packets for which there is no room now."""
+        for at in range(0, len(burst), segment):
+            self._put(number, burst[at : at + segment])
 
     def _put(self, number: int, packet: bytes) -> None:
         level = packet[1] >> 4
@@ -69,6 +84,20 @@ class CorePorts:
             if waiting:
                 mask &= ~(1 << level)
         self._engine.set_open(number, mask)
+
+    def join(self, tell: Callable[[], None]) -> None:
+        """Let the couplings hand the engine what comes for it.  tell: is called when it has reports."""
+        if self._couplings is not None:
+            for number, port in self._ports.items():
+                self._couplings.join(port, self._engine, number)
+            self._couplings.add(self._engine, self._ports, self._leave, tell)
+
+    def part(self) -> None:
+        """No longer."""
+        if self._couplings is not None:
+            self._couplings.remove(self._engine)
+            for port in self._ports.values():
+                self._couplings.part(port)
 
     def room(self, port: int) -> None:
         """The core has room at one of its ports again."""

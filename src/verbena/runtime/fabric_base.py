@@ -21,6 +21,7 @@ from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions, Outside
+from verbena.fabric.coupling import Couplings
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
 from verbena.management.profile import NodeProfile, lane_code, profiles
@@ -93,6 +94,7 @@ class FabricBase:
         self.managers: dict[str, Manager] = {}
         self._store = store
         self._drivers: dict[str, FabricDriver] = {}
+        self._couplings: Couplings | None = None
         self._datagrams: dict[tuple[int, bool], deque[bytes]] = {}
         self.counters: Counter[str] = Counter()
         self._profiles = self._make_profiles()
@@ -232,6 +234,8 @@ class FabricBase:
             self.core,
             {n: self.assembly.ports[PortId(node.name, n)] for n in numbers},
             lambda number, packet: self._show(PortId(node.name, number), packet),
+            self._couplings,
+            lambda: self.tap is not None,
         )
 
     def _ride(

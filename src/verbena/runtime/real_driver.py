@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -48,9 +49,21 @@ class RealFabricDriver(ServedWaiting):
             self._ports.send(now)
             when: int = engine.tick(now)
             self._adapter.send_messages()
-            if engine.has_reports():
-                os.eventfd_write(self._service.report_fd, 1)
+        self.tell()
         return when
+
+    def look(self) -> None:
+        """Look at what the adapter reports in this thread, which holds no lock."""
+        if self._open and self._engine.has_reports():
+            self._adapter.dispatch()
+
+    def tell(self) -> None:
+        if not self._open or not self._engine.has_reports():
+            return
+        if self._loop.attendant == threading.get_ident():
+            self._loop.reporting.append(self)
+        else:
+            os.eventfd_write(self._service.report_fd, 1)
 
     def arrived(self, port: int, packet: bytes) -> None:
         self._ports.deliver(port, packet, time.monotonic_ns())

@@ -19,12 +19,14 @@ from verbena import _pure
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.fabric.assembly import FabricOptions
+from verbena.fabric.coupling import Couplings
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
 from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_loop import CoreLoop
+from verbena.runtime.core_ports import CorePorts
 from verbena.runtime.external_cables import ExternalCables
 from verbena.runtime.fabric_base import FabricBase
 from verbena.runtime.fabric_node import FabricNode
@@ -61,6 +63,7 @@ class RealFabric(FabricBase):
         managers: Sequence[str] | None = (),
         config: SubnetManagerConfig | None = None,
         store: TopologyStore | None = None,
+        flits: bool = True,
     ) -> None:
         _pure.say_once()
         self.cables = ExternalCables(times or LinkTimes())
@@ -68,13 +71,17 @@ class RealFabric(FabricBase):
             topology,
             seed=SystemRandom().getrandbits(63) if seed is None else seed,
             options=options or REAL_OPTIONS,
+            flits=flits,
             config=config,
             store=store,
             local=local,
             outside=self.cables,
         )
         self._seeded = seed is not None
-        self.loop = CoreLoop(self.core, sock, self._deliver, self._report)
+        self._couplings = Couplings(self.core)
+        self.loop = CoreLoop(
+            self.core, sock, self._deliver, self._report, self._couplings, lambda: self.tap is not None
+        )
         self.cables.begin(self.loop, self.assembly)
         self._captures = Captures(self.assembly, self.loop.held)
         self.clock = self.loop.clock
@@ -181,7 +188,8 @@ class RealFabric(FabricBase):
             )
             ports = self._core_ports(adapter, node)
             driver = RealFabricDriver(adapter, service, self.loop, ports)
-            driver.at_end(lambda: self._release(name))
+            ports.join(driver.tell)
+            driver.at_end(lambda: self._release(name, ports))
             self.drivers[name] = driver
             self._ride(node, adapter, driver, ports)
             self.loop.riders.append(driver)
@@ -194,10 +202,24 @@ class RealFabric(FabricBase):
         """Who asks has the adapter's lock, and answering needs the core's: the loop does it."""
         self.clock.call_at(0, lambda: node.services.request(source, mad))
 
-    def _release(self, name: str) -> None:
+    def _release(self, name: str, ports: CorePorts) -> None:
         with self.loop.held():
+            ports.part()
             self._closed(name)
             del self.drivers[name]
+
+    def attend(self) -> None:
+        """The calling thread will call `attended` soon: what becomes visible by its doing needs no other thread."""
+        self.loop.attendant = threading.get_ident()
+
+    def attended(self) -> None:
+        """Hand the adapters' events to those who wait for them, in this thread.  With no lock held."""
+        loop = self.loop
+        while loop.reporting:
+            reporting, loop.reporting = loop.reporting, []
+            for driver in reporting:
+                driver.look()
+        loop.attendant = 0
 
     # --- while it runs ------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from verbena.scenario.fabric_schema import (
     SwitchModel,
     Traffic,
 )
+from verbena.scenario.lan_schema import LanBridgeModel, LanModel, LanNodeModel, lan_problems
 from verbena.scenario.memory_schema import MemoryModel, ProcessModel, RingBuffer, memory_problems
 from verbena.scenario.schema_types import (
     LARGEST_FILE,
@@ -174,8 +175,8 @@ KINDS: dict[str, type[Workload]] = {
 class FabricFile(Strict):
     """A whole fabric file.
 
-    What joins the adapters is a `fabric`, or else an ideal `wire`.  hosts: may be left out when the fabric's topology
-    is generated or read, which has hosts.
+    workloads: may be left out where there is a `lan`, which programs use.  What joins the adapters is a `fabric`, or
+    else an ideal `wire`.  hosts: may be left out when the fabric's topology is generated or read, which has hosts.
     """
 
     name: Name
@@ -183,7 +184,8 @@ class FabricFile(Strict):
     fabric: FabricModel | None = None
     workloads: Annotated[
         tuple[Annotated[Workload, Field(discriminator="kind")], ...], Field(min_length=1, strict=False)
-    ]
+    ] = ()
+    lan: LanModel | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
     wire: WireModel = WireModel()
     capture: Annotated[CaptureModel, BeforeValidator(capture_or_flag)] = CaptureModel()
@@ -213,6 +215,9 @@ MODELS: dict[tuple[str, ...], type[Strict]] = {
     ("fabric", "switches"): SwitchModel,
     ("fabric", "routers"): RouterModel,
     ("fabric", "changes"): Change,
+    ("lan",): LanModel,
+    ("lan", "nodes"): LanNodeModel,
+    ("lan", "bridges"): LanBridgeModel,
     ("workloads", "traffic", "flows"): Flow,
     ("wire", "faults"): FaultModel,
     ("capture",): CaptureModel,
@@ -242,6 +247,12 @@ def problems(fabric: FabricFile) -> Iterator[tuple[Path, str]]:
     for i, workload in enumerate(fabric.workloads):
         for where, message in _ends(fabric, workload):
             yield ("workloads", i, *where), message
+    if not fabric.workloads and fabric.lan is None:
+        yield (), "the key workloads is missing here"
+    if fabric.lan is not None:
+        if fabric.fabric is None:
+            yield ("lan",), "a LAN rides on a fabric: the key fabric is missing"
+        yield from lan_problems(fabric.lan, set(fabric.adapters()))
 
 
 def _on_a_wire(fabric: FabricFile, places: list[tuple[Path, Adapter]]) -> Iterator[tuple[Path, str]]:

@@ -25,6 +25,7 @@ from verbena.verbs.completion import CompletionQueue, known_notify
 from verbena.verbs.connection import Connection
 from verbena.verbs.driver import Driver
 from verbena.verbs.end_to_end import EndToEndContext, ReliableDatagramDomain
+from verbena.verbs.gsi import GeneralServices
 from verbena.verbs.handler_verbs import HandlerVerbs
 from verbena.verbs.handlers import Calls, CompletionHandler
 from verbena.verbs.memory import ProtectionDomain, SharedReceiveQueue
@@ -55,7 +56,8 @@ class Context(HandlerVerbs):
         self._events: deque[AsyncEvent] = deque()
         self._closing: list[Callable[[], None]] = []
         self._connections: ConnectionService | None = None
-        self._subnet: SubnetService | None = None
+        self._subnets: dict[int, SubnetService] = {}
+        self._watchers: list[Callable[[AsyncEvent], None]] = []
         self._connecting = False
         self._protection: LocalProtection | None = None
         self._open = True
@@ -275,11 +277,29 @@ class Context(HandlerVerbs):
 
         On InfiniBand only.  Raises `InvalidAttributeError` on other link layers, where there is no subnet manager.
         """
+        return self.subnet_at(1)
+
+    def subnet_at(self, port: int) -> SubnetService:
+        """`subnet`, as seen from another port; ports may be in different subnets."""
         gsi = self._cm().gsi
         with self._checked().engine:
-            if self._subnet is None:
-                self._subnet = SubnetService(self, gsi)
-        return self._subnet
+            if port not in self._subnets:
+                self._subnets[port] = SubnetService(self, gsi, port)
+            return self._subnets[port]
+
+    @property
+    def general_services(self) -> GeneralServices:
+        """Queue pair 1 of this adapter, for agents and protocols of their own (IBA vol. 1, 13.5.1)."""
+        return self._cm().gsi
+
+    def watch_events(self, watcher: Callable[[AsyncEvent], None]) -> None:
+        """Let `watcher` be called with each asynchronous event, besides its being queued for the program."""
+        self._watchers.append(watcher)
+
+    def unwatch_events(self, watcher: Callable[[AsyncEvent], None]) -> None:
+        """No longer."""
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
 
     def listen(self, port: int, backlog: int = 16) -> Listener:
         """Take connection requests at a port of this adapter's address; port 0 chooses a free one.
@@ -337,8 +357,11 @@ class Context(HandlerVerbs):
     # --- asynchronous events ------------------------------------------------------------------------------
 
     def _on_async_event(self, event: AsyncEvent) -> None:
-        if event.type is AsyncEventType.SM_CHANGE and self._subnet is not None:
-            self._subnet.master_changed()
+        if event.type is AsyncEventType.SM_CHANGE:
+            for subnet in list(self._subnets.values()):
+                subnet.master_changed()
+        for watcher in list(self._watchers):
+            watcher(event)
         if event.qp_num is not None:
             qp = self.queue_pairs.get(event.qp_num)
             if qp is None:  # closed in the meantime: nobody is left whom it concerns

@@ -15,6 +15,7 @@ from verbena.adapter.attributes import AddressVector, QPCapabilities
 from verbena.adapter.gid import MAPPED, UNSPECIFIED, Gid
 from verbena.errors import VerbError
 from verbena.management.datagrams import MadAddress
+from verbena.management.service_resolution import refusal
 from verbena.memory.access import Access
 from verbena.transport.kinds import CompletionFlags, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
@@ -34,6 +35,7 @@ SENDS = 128
 BACKLOG = 8192  # datagrams that wait for a place in the send queue
 SENT = 1 << 32  # marks the number of a send request
 RESPONSE = 0x80  # of a MAD's method
+ANY_PORT = 0
 Servant = Callable[[MadAddress, bytes], None]
 
 
@@ -67,7 +69,8 @@ class GeneralServices:
         self._free = list(range(SENDS))
         self._handles: dict[int, AddressHandle] = {}
         self._waiting: deque[tuple[bytes | MadAddress, bytes]] = deque()
-        self._servants: dict[tuple[int, bool], Servant] = {}
+        self._servants: dict[tuple[int, bool, int], Servant] = {}
+        self._claims: list[Callable[[MadAddress, bytes], bool]] = []
         self._busy = False
         self._missed = False
         self._open = True
@@ -80,12 +83,24 @@ class GeneralServices:
     def _post(self, place: int) -> None:
         self._qp.post_recv(RecvRequest(place, [self._inbox.sge(place * SLOT, SLOT)]))
 
-    def serve(self, management_class: int, receive: Servant, *, responses: bool = False) -> None:
+    def serve(
+        self, management_class: int, receive: Servant, *, responses: bool = False, port: int = ANY_PORT
+    ) -> None:
         """Hand datagrams of a class to `receive`: what is asked of an agent here, or with `responses` what comes back.
 
-        Of subnet administration, reports count as responses: they are for its clients.
+        Of subnet administration, reports count as responses: they are for its clients.  port: only those that came by
+        it; they are not handed to whoever serves all ports.
         """
-        self._servants[management_class, responses] = receive
+        self._servants[management_class, responses, port] = receive
+
+    def claim(self, claim: Callable[[MadAddress, bytes], bool]) -> None:
+        """Offer every message of the connection manager's class to `claim` first; it returns whether it took it."""
+        self._claims.append(claim)
+
+    def disclaim(self, claim: Callable[[MadAddress, bytes], bool]) -> None:
+        """No longer."""
+        if claim in self._claims:
+            self._claims.remove(claim)
 
     def send(self, remote: bytes | MadAddress, mad: bytes) -> None:
         """Send a MAD to queue pair 1 of a GID, or to any address.
@@ -188,17 +203,37 @@ class GeneralServices:
         response = bool(mad[3] & RESPONSE) or (mad[1] == ManagementClass.SUBN_ADM and mad[3] == Method.REPORT)
         if mad[1] == ManagementClass.SUBN_ADM and mad[3] == Method.REPORT_RESPONSE:
             response = False
-        servant = self._servants.get((mad[1], response))
+        servants = self._servants
+        servant = servants.get((mad[1], response, entry.port)) or servants.get((mad[1], response, ANY_PORT))
         has_gid = self._adapter.native is None or bool(entry.flags & CompletionFlags.GRH)
-        if servant is not None:
+        about_services = mad[1] == ManagementClass.COMMUNICATION
+        if servant is not None or about_services:
             gid = _source(raw) if has_gid else None
-            servant(MadAddress(entry.slid, entry.src_qp, entry.sl, entry.path_bits, gid), mad)
-            return
-        source = self._global_source(entry, raw) if has_gid else self._local_source(entry, mad)
-        if source is None:
+            source = MadAddress(
+                entry.slid, entry.src_qp, entry.sl, entry.path_bits, gid, port=entry.port or 1
+            )
+            if about_services and self._claimed(source, mad):
+                return
+            if servant is not None:
+                servant(source, mad)
+                return
+        sender = self._global_source(entry, raw) if has_gid else self._local_source(entry, mad)
+        if sender is None:
             self.counters["dropped.unknown_source"] += 1
             return
-        self._receive(source, mad)
+        self._receive(sender, mad)
+
+    def _claimed(self, source: MadAddress, mad: bytes) -> bool:
+        """Has somebody taken a message of the connection manager's class?
+
+        As on Linux, who asks for a datagram service that nobody offers is told so at once, not left to time out.
+        """
+        if any(claim(source, mad) for claim in list(self._claims)):
+            return True
+        no = refusal(mad)
+        if no is not None:
+            self.send(source, no)
+        return no is not None
 
     def _global_source(self, entry: Any, raw: bytes) -> bytes:
         """The GID of a global header; what comes from another subnet shows the way back there, too."""
@@ -252,6 +287,7 @@ def _vector(remote: MadAddress) -> AddressVector:
     return AddressVector(
         gid=gid,
         sl=remote.sl,
+        port_num=remote.port,
         dlid=remote.lid,
         src_path_bits=remote.path_bits,
         is_global=remote.gid is not None,

@@ -17,7 +17,7 @@ from verbena.errors import ClosedError, InvalidAttributeError, ManagementError, 
 from verbena.management.datagrams import MadAddress, Pending
 from verbena.management.name_service import DeviceType, NameService, PathKind, VendorDevice
 from verbena.management.sa_client import SaClient
-from verbena.verbs.gsi import GeneralServices
+from verbena.verbs.gsi import ANY_PORT, GeneralServices
 from verbena.verbs.signal import Signal
 from verbena.wire import ManagementClass
 from verbena.wire.notice import ALL_TRAPS, GmpNotice
@@ -149,9 +149,9 @@ class Notices:
 
 
 class SubnetService:
-    """The subnet behind an adapter's first port.  Made by `Context.subnet`."""
+    """The subnet behind a port of an adapter.  Made by `Context.subnet` and `Context.subnet_at`."""
 
-    def __init__(self, context: Context, gsi: GeneralServices) -> None:
+    def __init__(self, context: Context, gsi: GeneralServices, number: int = 1) -> None:
         adapter = context.adapter
         if adapter.native is None:
             raise InvalidAttributeError(
@@ -160,17 +160,18 @@ class SubnetService:
         self.context = context
         self.lock: Any = adapter.engine
         self.open = True
-        self._port = adapter.native.port(1)
+        self._port = adapter.native.port(number)
         self._signals: WeakSet[Signal] = WeakSet()
         clock = LockedClock(adapter.clock, adapter.engine)
         self.client = SaClient(gsi.send, clock, adapter.random, self._administration())
         self.names = NameService(self.client)
-        gsi.serve(ManagementClass.SUBN_ADM, self._receive, responses=True)
+        port = ANY_PORT if number == 1 else number
+        gsi.serve(ManagementClass.SUBN_ADM, self._receive, responses=True, port=port)
         context.on_close(self.close)
 
     def _administration(self) -> MadAddress:
         """Where the master is, as it has told the port."""
-        return MadAddress(self._port.sm_lid, sl=self._port.sm_sl)
+        return MadAddress(self._port.sm_lid, sl=self._port.sm_sl, port=self._port.number)
 
     def _receive(self, source: MadAddress, mad: bytes) -> None:
         with self.lock:

@@ -1,0 +1,372 @@
+"""The transport services library: datagrams and connections that carry messages (document 000:102, figure 4, 44-52).
+
+One for each port with a driver.  It owns the port's queue pairs, completion queue and message pools, and nothing above
+them: whose a message is, and where it has to go, the driver says.  All of it goes through the verbs: a protection
+domain, regions, one datagram queue pair, and a connected one for each channel, which share one receive queue.
+
+Everything is bounded.  A frame to be sent takes a slot of the message pool; when there is none, the caller is told so,
+and called when there is again.  What the queue pairs cannot take at once waits in the message's slot.
+
+The least common denominator of adapters is enough (000:72): 256-byte packets, unreliable datagrams, unreliable and
+reliable connections.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from verbena.errors import VerbError
+from verbena.lan.config import LanConfig
+from verbena.lan.datagrams import QKEY, DatagramSender, cut
+from verbena.lan.message import HEADER, HEADER_SIZE, OFFLOAD_SIZE, VERSION, Flags, Kind
+from verbena.lan.pools import Message, MessagePool, ReceivePool
+from verbena.lan.ways import Way
+from verbena.transport.kinds import CompletionOpcode, QPType, WROpcode
+from verbena.transport.work import RecvRequest, WorkRequest
+from verbena.verbs.context import Context
+from verbena.verbs.queue_pair import QueuePair
+
+log = logging.getLogger("verbena")
+
+FRAME, OFFLOAD = VERSION << 4 | int(Kind.FRAME), int(Flags.OFFLOAD)
+"""Plain numbers: they are used for each frame."""
+GRH_SPACE = 40
+CONTROL_MESSAGES = 32
+CONTROL_SIZE = 128
+SENT_DATAGRAM, SENT_FRAME = 1 << 60, 2 << 60
+RECEIVED_DATAGRAM, RECEIVED_FRAME = 3 << 60, 4 << 60
+KINDS = 7 << 60
+SMALLEST_PACKET = 256
+POLL = 64
+
+Arrived = Callable[[int, int, int, Any], None]
+"""Called with what came: source LID, source queue pair, service level, and a view of the message with its header."""
+
+
+class Channel:
+    """A connection to one peer.  Made by `TransportServices.make_channel`; `qp` is brought up by who makes it.
+
+    At most `depth` frames are with the queue pair, as many again wait here; those beyond are dropped and counted.
+    """
+
+    __slots__ = ("closed", "depth", "in_flight", "owner", "qp", "ready", "used_ns", "waiting")
+
+    def __init__(self, qp: QueuePair, depth: int, owner: Any) -> None:
+        self.qp = qp
+        self.depth = depth
+        self.owner = owner
+        self.ready = False
+        self.closed = False
+        self.in_flight: deque[Message] = deque()
+        self.waiting: deque[Message] = deque()
+        self.used_ns = 0
+
+
+class TransportServices:
+    """The library of one port.
+
+    counters: shared with the driver.  arrived: called with each message that came.  room: called when a message slot
+    is free again after `make` had none.  channel_failed: called with a channel whose queue pair has failed.  broken:
+    called when no datagrams can be sent any more.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        port_number: int,
+        config: LanConfig,
+        counters: Counter[str],
+        *,
+        arrived_datagram: Arrived,
+        arrived_frame: Callable[[Channel, Any], None],
+        finished: Callable[[], None],
+        room: Callable[[], None],
+        channel_failed: Callable[[Channel], None],
+        broken: Callable[[], None],
+    ) -> None:
+        self.context = context
+        self.config = config
+        self.counters = counters
+        self._engine: Any = context.adapter.engine
+        self._arrived_datagram = arrived_datagram
+        self._arrived_frame = arrived_frame
+        self._finished = finished
+        self._room = room
+        self._channel_failed = channel_failed
+        self._broken = broken
+        self._port_number = port_number
+        self._next_number = 0
+        self._starved = False
+        self._busy = self._missed = False
+        self.open = True
+        self.packet = context.query_port(port_number).active_mtu
+        most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
+        self._lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
+        self._open_queues(self.packet)
+
+    def _open_queues(self, packet: int) -> None:
+        config, context = self.config, self.context
+        self.pd = context.alloc_pd()
+        depth = config.datagram_receives + config.frame_receives + config.send_depth
+        depth += config.channel_depth * min(config.max_channels, config.send_messages) + config.send_messages
+        self.cq = context.create_cq(depth)
+        self.messages = MessagePool(self.pd, config.send_messages, self._lead + config.largest_message)
+        self.control = MessagePool(self.pd, CONTROL_MESSAGES, CONTROL_SIZE)
+        self._datagrams = ReceivePool(
+            self.pd, config.datagram_receives, GRH_SPACE + packet, RECEIVED_DATAGRAM
+        )
+        self._frames = ReceivePool(self.pd, config.frame_receives, config.largest_message, RECEIVED_FRAME)
+        self.datagram_qp = self.pd.create_qp(
+            QPType.UD,
+            self.cq,
+            max_send_wr=config.send_depth,
+            max_recv_wr=config.datagram_receives,
+            max_send_sge=2,
+            max_recv_sge=1,
+        )
+        self.shared = self.pd.create_srq(config.frame_receives, 1)
+        self.channels: dict[int, Channel] = {}
+        self._sender = DatagramSender(
+            self.datagram_qp, config.send_depth, SENT_DATAGRAM, self.counters, self._broken
+        )
+        self.datagram_qp.activate(qkey=QKEY, port_num=self._port_number)
+        self.datagram_qp.post_recv_many(self._datagrams.requests)
+        for request in self._frames.requests:
+            self.shared.post_recv(request)
+        context.adapter.cq_sinks[self.cq.index] = self._notified
+        self.cq.req_notify()
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    def make(self, lid: int, frame: bytes, flags: int, offload: bytes = b"") -> Message | None:
+        """A message with a frame in it; None when the pool is empty (`room` is called later).
+
+        This is the one copy on the way out: from the caller's buffer into registered memory.
+        """
+        message = self.messages.take()
+        if message is None:
+            self._starved = True
+            return None
+        length = len(frame)
+        if offload:
+            flags |= OFFLOAD
+            length += OFFLOAD_SIZE
+        self._next_number = message.number = (self._next_number + 1) & 0xFFFFFFFF
+        message.length = HEADER_SIZE + length
+        at = message.at + self._lead
+        buf = self.messages.buf
+        HEADER.pack_into(buf, at, FRAME, flags, lid, message.number, length, 0)
+        at += HEADER_SIZE
+        if offload:
+            buf[at : at + OFFLOAD_SIZE] = offload
+            at += OFFLOAD_SIZE
+        buf[at : at + len(frame)] = frame
+        return message
+
+    def send_control(self, lid: int, kind: Kind, body: bytes, ways: Sequence[Way]) -> bool:
+        """Send a short message of a kind of its own to some destinations; False when all slots are in use."""
+        message = self.control.take()
+        if message is None:
+            self.counters["drop.tx.control"] += 1
+            return False
+        self._next_number = number = (self._next_number + 1) & 0xFFFFFFFF
+        buf, at = self.control.buf, message.at
+        HEADER.pack_into(buf, at, VERSION << 4 | kind, 0, lid, number, len(body), 0)
+        buf[at + HEADER_SIZE : at + HEADER_SIZE + len(body)] = body
+        message.length = HEADER_SIZE + len(body)
+        piece = [self.control.sge(message, 0, message.length)]
+        self._sender.add(message, ways, [piece])
+        return True
+
+    # --- datagrams ------------------------------------------------------------------------------------------------
+
+    def send_datagrams(self, message: Message, ways: Sequence[Way]) -> None:
+        """Send a message to some destinations, each fragment from where it lies; takes the caller's reference."""
+        if not ways:
+            message.release()
+            return
+        packet = min([way.mtu for way in ways])
+        pieces = cut(message, self._lead, min(packet, self.packet) - HEADER_SIZE)
+        if len(pieces) > 1:
+            self.counters["tx.fragmented"] += 1
+        self._sender.add(message, ways, pieces)
+
+    # --- channels -------------------------------------------------------------------------------------------------
+
+    def make_channel(self, owner: Any) -> Channel:
+        """A channel whose queue pair is still in RESET; raises a `VerbError` at the adapter's limits."""
+        config = self.config
+        qp = self.pd.create_qp(
+            QPType[config.service],
+            self.cq,
+            max_send_wr=config.channel_depth,
+            max_recv_wr=0,
+            max_send_sge=1,
+            max_recv_sge=1,
+            srq=self.shared,
+        )
+        made = self.channels[qp.qp_num] = Channel(qp, config.channel_depth, owner)
+        return made
+
+    def send_frame(self, channel: Channel, message: Message) -> None:
+        """Send a message on a channel; takes the caller's reference."""
+        if len(channel.in_flight) >= channel.depth:
+            if len(channel.waiting) >= channel.depth:
+                self.counters["drop.tx.channel_full"] += 1
+                message.release()
+            else:
+                channel.waiting.append(message)
+            return
+        piece = self.messages.sge(message, self._lead, message.length)
+        channel.in_flight.append(message)
+        self.counters["posts.channel"] += 1
+        try:
+            channel.qp.post_send(WorkRequest(SENT_FRAME | channel.qp.qp_num, WROpcode.SEND, [piece]))
+        except VerbError:  # it has failed, and nobody has looked at its completions yet
+            channel.in_flight.pop().release()
+            self.counters["drop.tx.channel_failed"] += 1
+            self._channel_failed(channel)
+
+    def _frame_sent(self, entry: Any) -> None:
+        channel = self.channels.get(entry.wr_id & ~KINDS)
+        if channel is None or not channel.in_flight:
+            return
+        channel.in_flight.popleft().release()
+        if not entry.ok:
+            self.counters["drop.tx.channel_failed"] += 1
+            if not channel.closed:
+                self._channel_failed(channel)
+        elif channel.waiting:
+            self.send_frame(channel, channel.waiting.popleft())
+
+    def close_channel(self, channel: Channel) -> None:
+        """End a channel; what it had still to send is dropped and counted."""
+        if channel.closed:
+            return
+        channel.closed = True
+        channel.ready = False
+        self.channels.pop(channel.qp.qp_num, None)
+        channel.qp.close()
+        for message in (*channel.in_flight, *channel.waiting):
+            self.counters["drop.tx.channel_closed"] += 1
+            message.release()
+        channel.in_flight.clear()
+        channel.waiting.clear()
+
+    # --- completions ----------------------------------------------------------------------------------------------
+
+    def _notified(self) -> None:
+        # What is done with an arrival may let more of them come, which call this again: note it, and do not nest.
+        with self._engine:
+            if self._busy:
+                self._missed = True
+                return
+            self._busy = True
+        while True:
+            self._missed = False
+            with self._engine:
+                if self.open:
+                    self._take_all()
+            self._guarded(self._finished)
+            with self._engine:
+                if not self._missed:
+                    self._busy = False
+                    return
+
+    def _take_all(self) -> None:
+        """Everything that has completed.  Where a queue cannot be filled up any more, the library is opened anew."""
+        try:
+            self.cq.req_notify()
+            self._take_entries()
+        except VerbError:
+            self._sender.fail()
+
+    def _take_entries(self) -> None:
+        """Everything that has completed; receive buffers go back to their queues in one go."""
+        poll, index = self._engine.poll, self.cq.index
+        more = True
+        while more and self.open:
+            entries = poll(index, POLL)
+            more = len(entries) == POLL  # what completes from now on is notified anew
+            datagrams: list[RecvRequest] = []
+            for entry in entries:
+                number = entry.wr_id
+                kind = number & KINDS
+                if kind == RECEIVED_DATAGRAM:
+                    place = number & 0xFFFF
+                    if entry.ok:
+                        self._datagram(entry, place)
+                        datagrams.append(self._datagrams.requests[place])
+                    else:  # the queue pair has failed, and would flush whatever is posted
+                        self._sender.fail()
+                elif kind == RECEIVED_FRAME:
+                    self._frame(entry, number & 0xFFFF)
+                elif kind == SENT_DATAGRAM:
+                    self._sender.completed(entry.ok)
+                else:
+                    self._frame_sent(entry)
+                if not self._still_open():
+                    return
+            if datagrams:
+                self.datagram_qp.post_recv_many(datagrams)
+        if self.open:
+            self._sender.pump()
+            if self._starved and self.messages.free:
+                self._starved = False
+                self._room()
+
+    def _still_open(self) -> bool:
+        """What was done with a message may have closed everything."""
+        return self.open
+
+    def _datagram(self, entry: Any, place: int) -> None:
+        at = place * self._datagrams.size + GRH_SPACE
+        view = self._datagrams.buf[at : at + entry.byte_len - GRH_SPACE]
+        try:
+            self._arrived_datagram(entry.slid, entry.src_qp, entry.sl, view)
+        except Exception:
+            self._internal()
+
+    def _frame(self, entry: Any, place: int) -> None:
+        channel = self.channels.get(entry.qp_num)
+        if not entry.ok and channel is not None:
+            self._channel_failed(channel)
+        elif entry.ok and entry.opcode == CompletionOpcode.RECV:
+            if channel is None:
+                self.counters["drop.rx.closed_channel"] += 1
+            else:
+                at = place * self._frames.size
+                self._guarded(self._arrived_frame, channel, self._frames.buf[at : at + entry.byte_len])
+        if self.open and self.shared.is_open:  # nobody has to be driven for it
+            self._engine.post_shared(self.shared.index, self._frames.requests[place])
+
+    def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Nothing that a peer sends may end the receive path."""
+        try:
+            function(*arguments)
+        except Exception:
+            self._internal()
+
+    def _internal(self) -> None:
+        self.counters["drop.rx.internal"] += 1
+        log.exception("a message could not be handled")
+
+    # --- end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close all queue pairs and give the memory back."""
+        with self._engine:
+            if not self.open:
+                return
+            self.open = False
+        for channel in list(self.channels.values()):
+            self.close_channel(channel)
+        self.datagram_qp.close()
+        self.shared.close()
+        for pool in (self.messages, self.control, self._datagrams, self._frames):
+            pool.close()
+        self.cq.close()
+        self.pd.close()

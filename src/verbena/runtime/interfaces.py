@@ -1,0 +1,182 @@
+"""Interfaces of the operating system as this process sees them: what they can do, and a thread that reads one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from verbena.errors import VerbenaError
+from verbena.lan.port import OffloadFrame
+from verbena.wire.errors import DecodeError
+from verbena.wire.offload import PLAIN, OffloadFlag, OffloadHeader, finish
+
+log = logging.getLogger("verbena")
+
+BURST = 32
+BURST_BYTES = 256 << 10
+SMALLEST_FRAME = 14
+NOTHING = OffloadHeader(OffloadFlag.DATA_VALID).pack()
+GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+class Interface(Protocol):
+    """What of the operating system frames come from and go to: a TAP device, or an interface with a cable of its own.
+
+    offload: do frames come and go with a virtio_net_hdr?  `read` returns a frame, which lasts until the next call, and
+    its header; `write` takes both.  `counters`: tx is what the system sends, rx what it receives.
+    """
+
+    name: str
+    mtu: int
+    offload: bool
+    counters: Counter[str]
+
+    def read(self) -> tuple[memoryview, bytes] | None: ...
+    def write(self, frame: bytes, header: bytes = PLAIN) -> bool: ...
+    def set_mac(self, mac: bytes) -> None: ...
+    def set_carrier(self, on: bool) -> None: ...
+    def forget_neighbour(self, mac: bytes) -> None: ...
+    def fileno(self) -> int: ...
+
+
+class InterfaceUser:
+    """A thread that reads an interface, in bursts, and does what takes time; and a way to write, from any thread.
+
+    offload: what is read is passed on as it is, with its header; if not, checksums and segmentation are done here.
+    """
+
+    def __init__(self, interface: Interface, offload: bool) -> None:
+        self.interface = interface
+        self.counters = interface.counters
+        self._offload = offload
+        self._chores: deque[Callable[[], None]] = deque()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._guard = threading.Lock()
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name=f"verbena {interface.name}", daemon=True)
+
+    def _pass_on(self) -> bool:
+        """Read, and hand on what was read; False: whoever takes it is full, and reading has to wait."""
+        raise NotImplementedError
+
+    # --- the thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        poller.register(self.interface.fileno(), select.POLLIN)
+        reading, there = True, True
+        while self._open:
+            for descriptor, events in poller.poll():
+                if descriptor == self._wake_fd:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._wake_fd)
+                elif events & GONE and not events & select.POLLIN:
+                    there = self._lost(poller)
+            while self._chores and self._open:
+                self._guarded(self._chores.popleft())
+            if not self._open or not there:
+                continue
+            wanted = self._guarded(self._pass_on)
+            if wanted != reading:
+                reading = wanted
+                poller.modify(self.interface.fileno(), select.POLLIN if reading else 0)
+
+    def _lost(self, poller: select.poll) -> bool:
+        """Somebody has removed the interface: nothing more is read."""
+        self.counters["lost"] += 1
+        log.warning("interface %s is gone", self.interface.name)
+        poller.unregister(self.interface.fileno())
+        return False
+
+    def _guarded(self, function: Callable[[], bool | None]) -> bool:
+        try:
+            return function() is not False
+        except VerbenaError as error:
+            self.counters["failed"] += 1
+            log.warning("interface %s: %s", self.interface.name, error)
+        except Exception:
+            self.counters["failed"] += 1
+            log.exception("interface %s", self.interface.name)
+        return True
+
+    def _do(self, *chores: Callable[[], None]) -> None:
+        """Let the thread do something; and look whether there is room again."""
+        self._chores.extend(chores)
+        with self._guard:
+            if self._open:
+                os.eventfd_write(self._wake_fd, 1)
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def _read(self, most: int = BURST) -> list[bytes]:
+        frames: list[bytes] = []
+        size = 0
+        read = self.interface.read
+        while len(frames) < most and size < BURST_BYTES and (found := read()) is not None:
+            view, header = found
+            if len(view) < SMALLEST_FRAME:
+                self.counters["drop.tx.runt"] += 1
+                continue
+            size += len(view)
+            self._take(view, header, frames)
+        self.counters["tx.frames"] += len(frames)
+        self.counters["tx.bytes"] += size
+        return frames
+
+    def _take(self, view: memoryview, header: bytes, frames: list[bytes]) -> None:
+        if header in (PLAIN, NOTHING):
+            frames.append(bytes(view))
+        elif self._offload:
+            frames.append(OffloadFrame(cast(bytes, view), header))  # copied once: any buffer will do
+        else:
+            try:
+                frames += finish(bytes(view), header)
+            except DecodeError:
+                self.counters["drop.tx.offload"] += 1
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def _write_all(self, frames: Sequence[bytes]) -> None:
+        with self._guard:  # the descriptor must not be closed, and used by somebody else, meanwhile
+            if self._open:
+                for frame in frames:
+                    self._write(frame)
+
+    def _write(self, frame: bytes) -> None:
+        interface, counters = self.interface, self.counters
+        if not isinstance(frame, OffloadFrame):
+            written = interface.write(frame)
+        elif interface.offload:
+            written = interface.write(frame, frame.header)
+        else:
+            try:
+                written = True
+                for piece in finish(frame, frame.header):
+                    written &= interface.write(piece)
+            except DecodeError:
+                counters["drop.rx.offload"] += 1
+                return
+        if written:
+            counters["rx.frames"] += 1
+            counters["rx.bytes"] += len(frame)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def _stop(self) -> bool:
+        """End the thread; False if that has happened already."""
+        with self._guard:
+            if not self._open:
+                return False
+            self._open = False
+            os.eventfd_write(self._wake_fd, 1)
+        if threading.current_thread() is not self._thread and self._thread.ident is not None:
+            self._thread.join()
+        os.close(self._wake_fd)
+        return True
