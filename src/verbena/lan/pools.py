@@ -11,7 +11,8 @@ from typing import Any
 
 from verbena.memory.access import Access
 from verbena.transport.work import RecvRequest, ScatterGatherEntry
-from verbena.verbs.memory import MemoryRegion, ProtectionDomain
+from verbena.verbs.memory import ProtectionDomain
+from verbena.verbs.regions import MemoryRegion
 
 
 class Message:

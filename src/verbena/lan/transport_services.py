@@ -136,7 +136,7 @@ class TransportServices:
         self.datagram_qp.post_recv_many(self._datagrams.requests)
         for request in self._frames.requests:
             self.shared.post_recv(request)
-        context.adapter.cq_sinks[self.cq.index] = self._notified
+        context.adapter.cq_sinks[self.cq.index] = lambda asked: self._notified()
         self.cq.req_notify()
 
     # --- messages -------------------------------------------------------------------------------------------------
