@@ -200,7 +200,7 @@ def test_learning_ageing_moving_and_bounds() -> None:
         Bridge(lan.clock, sides[0])
 
 
-@pytest.mark.requirement("LAN-27")
+@pytest.mark.requirement("LAN-27", "LAN-01")
 def test_between_two_fabrics() -> None:
     """d1 has a port in each of two subnets, and bridges them; d2 stands for hosts with one port in each."""
     lan = Lan(two_ports(subnets=2), managers=("h3", "m2"))

@@ -8,6 +8,7 @@ import pytest
 
 from lan.lan_lab import MS, SMALL, Lan, host, two_ports
 from verbena.errors import InvalidAttributeError
+from verbena.fabric.topology import NodeKind, Topology
 from verbena.lan import LanConfig, LanNode
 from verbena.lan.intermediate import IntermediateDriver, conversation
 
@@ -101,6 +102,40 @@ def test_cards_of_two_subnets_are_no_bundle() -> None:
     assert all(card.shared_lid == 0 for card in node.cards)
     with pytest.raises(InvalidAttributeError, match="two or more"):
         IntermediateDriver(lan.clock, node.cards[0])
+
+
+@pytest.mark.requirement("LAN-23")
+def test_a_bundle_over_two_adapters_outlives_one_of_them() -> None:
+    topology = Topology()
+    topology.add_switch("s", 8)
+    for name in ("left", "right"):  # two adapters of one host
+        topology.add(name, NodeKind.CA, 1, host="server", system_guid=0x0276_6200_00FF_0000)
+        topology.connect(name, "s")
+    for name in ("h2", "sm"):
+        topology.add_host(name)
+        topology.connect(name, "s")
+    lan = Lan(topology, managers=("sm",))
+    node = LanNode(lan.device("left", limits=SMALL), lan.device("right", limits=SMALL))
+    other = LanNode(lan.device("h2", limits=SMALL))
+    lan.settle(20 * MS)
+    made = IntermediateDriver(lan.clock, *node.cards)
+    lan.settle(20 * MS)
+    assert len(made.active) == 2
+    hosts = host(lan, made, 1), host(lan, other.card, 2)
+    lan.settle(20 * MS)
+    mac = made.mac
+    assert other.card.counters["drop.rx.claimed_lid"] == 0
+    for victim in (None, "left"):
+        if victim is not None:
+            lan.power_off(victim)
+            for _ in range(12):
+                hosts[1].ping("10.0.0.1")
+                lan.settle(10 * MS)
+        answers = hosts[0].ping("10.0.0.2"), hosts[1].ping("10.0.0.1")
+        lan.settle(20 * MS)
+        assert all(answer.result() > 0 for answer in answers)
+    assert made.mac == mac
+    assert made.active == (node.cards[1],)
 
 
 def test_conversations() -> None:

@@ -159,7 +159,7 @@ def test_the_list_follows_who_comes_and_goes(by: str) -> None:
     lan.settle(MS)
     sent = lan.card("h0").counters["tx.copies_posted"]
     # Switched off: the subnet manager sees it at its next sweep, and tells.
-    lan.settle(100 * MS if by == "event" else 3 * SECOND)
+    lan.settle(100 * MS if by == "event" else 5 * SECOND)
     lan.send("h0", BROADCAST)
     assert lan.card("h0").counters["tx.copies_posted"] - sent == 2
     gone = "peers.gone" if by == "event" else "peers.unlisted"
@@ -374,3 +374,43 @@ def test_the_lan_lives_by_its_queue_pairs_regions_and_cables() -> None:
     for to in (BROADCAST, lan.mac("h1"), lan.mac("h2")):
         lan.ears["h0"].send(to)
     assert not any(lan.heard(5 * SECOND).values())
+
+
+def test_another_subnet_manager_does_not_empty_the_list() -> None:
+    """The master dies, the standby knows of no services: the nodes tell it, and nobody is forgotten meanwhile."""
+    config = SubnetManagerConfig(priority=5, poll_interval_ns=MS, poll_tries=2, timeout_ns=MS)
+    lan = Lan("star hosts=5", managers=("h0", "h4"), config=config, lan=LanConfig(query_interval_ns=SECOND))
+    lan.join("h1", "h2", "h3")
+    lan.settle(SECOND)
+    lan.power_off("h0")
+    for _ in range(20):
+        lan.settle(200 * MS)
+        assert lan.reaches("h1", "h2")
+        assert lan.reaches("h3", "h1")
+    assert lan.manager_of("h1").node.name == "h4"
+    assert lan.card("h1").counters["peers.unlisted"] == 0
+    listed = lan.device("h1").subnet.IbaNsGetPlatformGuidListByDeviceType(lan.lan.service_name).get(1)
+    assert len(listed) == 3
+
+
+@pytest.mark.requirement("LAN-24")
+def test_a_silent_peer_comes_back_without_subnet_administration() -> None:
+    """The subnet manager is off; a peer answers nothing for a while, is down, and is found again when it does."""
+    lan = star(4)
+    assert lan.reaches("h1", "h2")
+    lan.power_off("h0")
+    services = lan.driver("h2").station.services
+    arrived = services._arrived_datagram
+    services._arrived_datagram = lambda *_: None
+    resolver = lan.driver("h2").station.channels.resolver
+    answer, resolver._answer = resolver._answer, lambda *_: None
+    for _ in range(100):
+        lan.send("h1", "h2")
+        lan.settle(2 * MS)
+    peer = lan.driver("h1").station.peers.at(lan.lid("h2"))
+    assert peer is not None
+    assert peer.down
+    assert lan.reaches("h1", "h3")
+    services._arrived_datagram, resolver._answer = arrived, answer
+    lan.heard(3 * SECOND)
+    assert lan.reaches("h1", "h2")

@@ -136,6 +136,13 @@ def test_a_node_that_claims_anothers_lid() -> None:
     assert lan.drops("h1") == {"drop.rx.claimed_lid": 1}
     assert lan.reaches("h1", "h2")
     assert lan.reaches("h1", "h0")
+    stolen = NodeInfo(1, 0, lan.lid("h0"), info.mtu, bytes(8), lan.driver("h2").station.describe().port_guid)
+    driver.station.services.send_control(
+        driver.station.lid, Kind.HELLO, stolen.pack(), [driver.station.peers.at(lan.lid("h1")).way]
+    )
+    lan.settle(5 * MS)
+    assert lan.drops("h1")["drop.rx.claimed_port"] == 1  # h2's port is where it was
+    assert lan.reaches("h1", "h2")
     rogue = Rogue(lan, "h0")
     rogue.say("h1", rogue.message(ethernet(lan.mac("h1"), lan.mac("h0"))))
     assert lan.drops("h1")["drop.rx.other_queue_pair"] == 1  # h0's card has another queue pair

@@ -6,7 +6,7 @@ The calls go by the documents' names, and are logged, so that the order of a dri
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from verbena.management.name_service import PathKind
 from verbena.management.sa_client import Subscription
 from verbena.verbs.subnet import SubnetService
 from verbena.wire.notice import GmpNotice
+from verbena.wire.sa_nodes import LidIdentifier, NodeRecord
 from verbena.wire.sa_records import PathRecord, ServiceRecord
 from verbena.wire.smp_attributes import Trap
 
@@ -98,6 +99,13 @@ class Directory:
             yield from self.paths(own_lid, lid, answer)
         except NotFound:
             return
+
+    def platform_of(self, lid: int) -> Generator[Pending[Any], Any, int]:
+        """The platform whose port has a LID; raises `ManagementError`, `NotFound`."""
+        node: NodeRecord = yield self.subnet.client.get(
+            NodeRecord, NodeRecord(LidIdentifier(lid)), ("id.lid",)
+        )
+        return node.info.system_image_guid or node.info.node_guid
 
     def watch(self, come: Callable[[bytes], None], gone: Callable[[bytes], None]) -> None:
         """Events: ports that come into service, and that leave it; until `close`."""

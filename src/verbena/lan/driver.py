@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from verbena.clock import Clock
-from verbena.errors import VerbenaError
+from verbena.errors import ClosedError, VerbenaError
 from verbena.lan.config import SECOND, LanConfig
 from verbena.lan.connections import ChannelManager
 from verbena.lan.discovery import Directory, Found, Paths
 from verbena.lan.group import FabricGroup
+from verbena.lan.listing import NodeList
 from verbena.lan.liveness import Liveness
 from verbena.lan.neighbourhood import Neighbourhood
 from verbena.lan.peers import Peer
@@ -119,6 +120,7 @@ class Driver:
         self.up = True
         self.card.came_up(self)
         self.neighbourhood.begin()
+        self.list.begin()
         if self.config.policy == "age":
             self._ageing.set(max(1, self.config.channel_age_ns // 4))
 
@@ -151,6 +153,7 @@ class Driver:
         self._opened = True
         station.group = FabricGroup(self.directory.subnet, station.services, config, number)
         self.neighbourhood = Neighbourhood(station, self.directory, self.sender.send_to)
+        self.list = NodeList(station, self.directory, self.neighbourhood)
         self.liveness = Liveness(station, self.neighbourhood)
         self.sender.neighbourhood = self.receiver.neighbourhood = self.neighbourhood
         self.sender.liveness = self.receiver.liveness = self.liveness
@@ -163,7 +166,7 @@ class Driver:
             station.clock,
             station.counters,
             describe=station.describe,
-            asked_by=self.neighbourhood.asked_by,
+            asked_by=self.list.asked_by,
             peer_of=self.neighbourhood.peer_of,
             admit=station.policy.may_accept,
             ready=self._channel_ready,
@@ -189,6 +192,7 @@ class Driver:
         self._opened = False
         self.receiver.close()
         self.liveness.close()
+        self.list.close()
         self.neighbourhood.close()
         station = self.station
         station.channels.shut()
@@ -231,6 +235,13 @@ class Driver:
         """Send a burst of frames; returns how many were taken."""
         return self.sender.send_frames(frames)
 
+    def register(self) -> None:
+        """Another subnet manager is the master: it has to be told of this node."""
+        with self._engine:
+            if self.up:
+                self.directory.subnet.master_changed()
+                self.directory.register()
+
     def announce(self) -> None:
         """Tell the peers what this node is now."""
         with self._engine:
@@ -240,7 +251,10 @@ class Driver:
 
     def _may_still_speak(self) -> bool:
         """Is the port as it was when the driver was loaded?"""
-        port = self._context.query_port(self.station.info.port_number)
+        try:
+            port = self._context.query_port(self.station.info.port_number)
+        except ClosedError:
+            return False  # the whole adapter is being closed
         return port.state == "ACTIVE" and port.lid == self.station.lid
 
     def unload(self) -> None:

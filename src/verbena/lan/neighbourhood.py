@@ -1,4 +1,4 @@
-"""The list of nodes, kept true: by looks at subnet administration, by its events, and by what nodes say themselves.
+"""Who else is in the LAN: peers that are met, asked for their queue pairs, believed or not, and forgotten.
 
 A peer becomes known in one of four ways (document 000:76, 102-104): a look finds its port under the LAN's name; it asks
 for this node's queue pair, or for a channel; it says HELLO; or, where nodes are found lazily, a frame comes from it or
@@ -8,25 +8,22 @@ forgotten when subnet administration says that its port has gone, when it is no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any
 
 from verbena.errors import ManagementError, ManagementTimeout, NotFound
-from verbena.lan.config import SECOND
 from verbena.lan.discovery import Directory, Found, Paths
 from verbena.lan.message import Kind, NodeInfo
 from verbena.lan.peers import Peer
 from verbena.lan.station import Alarm, Station
 from verbena.lan.steps import Procedure, Steps
 from verbena.lan.ways import Way
+from verbena.management.datagrams import Pending
 from verbena.management.service_resolution import DatagramService
 from verbena.wire.errors import DecodeError
 
-KNOWN_PER_LOOK = 8
-"""Platforms that are known, of which the ports are asked for again at each look, in turn."""
 MOST_PROCEDURES = 1024
-STRANGERS_NS = SECOND
-"""Between looks because of nodes that ask: when many come up at the same time, one look finds many."""
 
 
 class Neighbourhood:
@@ -38,97 +35,15 @@ class Neighbourhood:
         self._station = station
         self._send_to = send_to
         self._directory = directory
-        self._by_guid: dict[int, Peer] = {}
-        self._turn = 0
-        self._strangers_ns = 0
-        self._looking: Procedure | None = None
-        self._again = False
+        self.by_guid: dict[int, Peer] = {}
         self._asking: set[Procedure] = set()
-        self._refresh = Alarm(station, self._look_in_turn)
-        self._soon = Alarm(station, self.look)
         self._retry = Alarm(station, self._retry_down)
         self._hello = Alarm(station, self._say_hello_in_turn)
 
-    # --- looking --------------------------------------------------------------------------------------------------
-
     def begin(self) -> None:
-        """The card is up: watch for events, look again in case others came up at the same time."""
-        config = self._station.config
-        self._directory.watch(self._came, self._gone)
-        if config.query_interval_ns:
-            self._refresh.set(config.query_interval_ns)
-        if config.hello_interval_ns:
-            self._hello.set(config.hello_interval_ns)
-        if config.discovery == "eager":
-            self._soon.set(config.settle_ns)
-
-    def _came(self, gid: bytes) -> None:
-        """A port has come into service: its driver needs a while; who comes back may have another LID."""
-        if self._station.config.discovery == "eager":
-            self._soon.set(self._station.config.settle_ns)
-
-    def _gone(self, gid: bytes) -> None:
-        peer = self._by_guid.get(int.from_bytes(gid[8:], "big"))
-        if peer is not None and peer.gid == gid:
-            self._station.counters["peers.gone"] += 1
-            self.drop(peer)
-
-    def asked_by(self, lid: int) -> None:
-        """Somebody wants this node's queue pair: who is not known has come up since the last look."""
-        station = self._station
-        if station.config.discovery != "eager" or station.peers.at(lid) is not None:
-            return
-        now = station.clock.now()
-        wait = station.config.settle_ns if now >= self._strangers_ns else STRANGERS_NS
-        self._strangers_ns = now + STRANGERS_NS
-        self._soon.set(wait)
-
-    def _look_in_turn(self) -> None:
-        self._refresh.set(self._station.config.query_interval_ns)
-        self._directory.register()
-        Procedure(self._station.group.join(self._station.gid))
-        if self._station.config.discovery == "eager":
-            self.look()
-
-    def look(self) -> None:
-        """Ask for the list of nodes, and follow it; once more afterwards if asked meanwhile."""
-        if self._looking is not None and not self._looking.done:
-            self._again = True
-            return
-        self._again = False
-        self._looking = Procedure(self._follow_list())
-
-    def _follow_list(self) -> Steps:
-        """Errors of subnet administration leave the list as it is: without it the LAN goes on (no single point)."""
-        found: list[Found] = []
-        try:
-            yield from self._directory.look(self._station.lids, found, self._wanted)
-        except ManagementError:
-            self._station.counters["looks.failed"] += 1
-            return
-        self._station.counters["looks"] += 1
-        for peer in list(self._by_guid.values()):
-            if peer.platform and peer.platform not in self._directory.platforms:
-                self._station.counters["peers.unlisted"] += 1
-                self.drop(peer)
-        for each in found:
-            known = self._by_guid.get(each.port_guid)
-            if known is not None and (known.lid, known.lids) != (each.lid, each.lids):
-                self.drop(known)  # it has other LIDs now
-                known = None
-            if known is None or not known.ways:
-                self.meet(each)
-        if self._again:
-            self._soon.set(self._station.config.settle_ns)
-
-    def _wanted(self, platforms: list[int]) -> list[int]:
-        """The platforms to be asked for their ports: those that are new, and some of the others, in turn."""
-        known = {peer.platform for peer in self._by_guid.values()}
-        old = [platform for platform in platforms if platform in known]
-        start = self._turn % len(old) if old else 0
-        self._turn = start + KNOWN_PER_LOOK
-        again = set(islice(old[start:] + old[:start], KNOWN_PER_LOOK))
-        return [platform for platform in platforms if platform not in known or platform in again]
+        """The card is up: say so again from time to time, if that was chosen."""
+        if self._station.config.hello_interval_ns:
+            self._hello.set(self._station.config.hello_interval_ns)
 
     # --- peers ----------------------------------------------------------------------------------------------------
 
@@ -150,7 +65,7 @@ class Neighbourhood:
             return None
         station.heard.pop(peer.lid, None)
         if peer.gid:
-            self._by_guid[int.from_bytes(peer.gid[8:], "big")] = peer
+            self.by_guid[int.from_bytes(peer.gid[8:], "big")] = peer
         station.counters["peers.met"] += 1
         return peer
 
@@ -160,8 +75,8 @@ class Neighbourhood:
         if peer.channel is not None:
             station.channels.close(peer.channel)
         guid = int.from_bytes(peer.gid[8:], "big") if peer.gid else 0
-        if self._by_guid.get(guid) is peer:
-            del self._by_guid[guid]
+        if self.by_guid.get(guid) is peer:
+            del self.by_guid[guid]
         self._drop_waiting(peer, "peer_gone")
         peer.down = peer.gone = True
         station.peers.remove(peer)
@@ -183,6 +98,10 @@ class Neighbourhood:
             return
         peer.asking = True
         try:
+            if paths and peer.from_list and (yield from self._is_back(peer)):
+                return
+            if not peer.platform:
+                peer.platform = yield from self._directory.platform_of(peer.lid)
             if paths:
                 yield from self.find_paths(peer)
             if not peer.gone and peer.ways:
@@ -198,6 +117,14 @@ class Neighbourhood:
                 self.is_down(peer)
         finally:
             peer.asking = False
+
+    def _is_back(self, peer: Peer) -> Generator[Pending[Any], Any, bool]:
+        """Does a peer answer by the paths that are known?  Then nobody else need be asked, be there anybody or not."""
+        try:
+            yield from self._find_queue_pair(peer)
+        except ManagementTimeout:
+            return False
+        return True
 
     def ask_queue_pair(self, peer: Peer) -> None:
         """Ask for the queue pair of a peer whose paths are known."""
@@ -215,7 +142,7 @@ class Neighbourhood:
         records = [path for path in paths if path is not None]
         if records and not peer.gid:
             peer.gid = records[0].dgid
-            self._by_guid[int.from_bytes(peer.gid[8:], "big")] = peer
+            self.by_guid[int.from_bytes(peer.gid[8:], "big")] = peer
         domain, port = station.services.pd, station.info.port_number
         ways = [Way.along(domain, path, station.lid, port, peer.qpn) for path in records]
         if ways:
@@ -247,12 +174,12 @@ class Neighbourhood:
         if info.mtu != station.config.mtu:
             station.counters["peers.other_mtu"] += 1
         if not station.peers.may_be(peer, info.card):
-            station.counters["drop.rx.claimed_lid"] += 1
-            return
+            if peer.platform:
+                station.counters["drop.rx.claimed_lid"] += 1
+                return
+            info = replace(info, card=peer.lid)  # perhaps: its platform is not known yet
         if peer.info is not None and peer.info.instance != info.instance and peer.channel is not None:
             station.channels.close(peer.channel)  # another driver is loaded there now
-        if not peer.platform:
-            peer.platform = int.from_bytes(info.platform, "big")
         peer.info = info
         peer.learn_qpn(qpn)
         self.is_up(peer)
@@ -334,18 +261,31 @@ class Neighbourhood:
                 self.drop(peer)
             return
         guid = int.from_bytes(info.port_guid, "big")
-        known = self._by_guid.get(guid)
+        known = self.by_guid.get(guid)
         if known is not None and known.lid != lid:
-            self.drop(known)  # the port has another LID now
+            self._run(self._check_move(known, lid, qpn, sl, body))
+            return
         if peer is None or (peer.gid and peer.gid[8:] != info.port_guid):
-            gid = station.gid[:8] + info.port_guid
-            peer = self.add(Peer(lid, gid=gid, platform=int.from_bytes(info.platform, "big")))
+            peer = self.add(Peer(lid, gid=station.gid[:8] + info.port_guid))
             if peer is None:
                 return
             self._answer_way(peer, qpn, sl)
             if station.config.discovery == "eager":
                 self.ask(peer)
         self.learn(peer, qpn, info)
+
+    def _check_move(self, known: Peer, lid: int, qpn: int, sl: int, body: bytes) -> Steps:
+        """Somebody says that a port which is known elsewhere has its LID: only subnet administration is believed."""
+        guid = int.from_bytes(known.gid[8:], "big")
+        try:
+            lids = yield self._directory.call("IbaNsGetLidListByPortGuid", guid)
+        except ManagementError:
+            lids = []
+        if not lids or lids[0] != lid:
+            self._station.counters["drop.rx.claimed_port"] += 1
+        elif self.by_guid.get(guid) is known:
+            self.drop(known)
+            self.said(Kind.HELLO, lid, qpn, sl, body)
 
     # --- up and down ----------------------------------------------------------------------------------------------
 
@@ -393,13 +333,10 @@ class Neighbourhood:
                 self._station.counters["drop.tx.no_message"] += 1
 
     def close(self) -> None:
-        for alarm in (self._refresh, self._soon, self._retry, self._hello):
+        for alarm in (self._retry, self._hello):
             alarm.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
         for procedure in self._asking:
             procedure.cancel()
-        self._directory.close()
         for peer in self._station.peers:
             peer.gone = True
             peer.close()

@@ -93,9 +93,15 @@ class LanNode:
         return Driver(card, context, self.config, self._clock, self._random, bus, found)
 
     def _event(self, context: Context, event: AsyncEvent) -> None:
-        if event.type not in PORT_EVENTS or event.port is None or context.adapter.native is None:
+        if event.port is None or context.adapter.native is None:
             return
         port = context.adapter.native.port(event.port)
+        if event.type is AsyncEventType.SM_CHANGE and port.guid in self._of_guid:
+            driver = self._of_guid[port.guid][0].driver
+            if isinstance(driver, Driver):
+                driver.register()
+        if event.type not in PORT_EVENTS:
+            return
         if port.guid in self._of_guid:
             with context.adapter.engine:
                 self.bus.port_changed(port)

@@ -59,6 +59,8 @@ class Peer:
         self.gone = False
         self.from_list = False  # are its ways those of path records?
         self.proven_ns = 0  # when a probe was last answered
+        self.unlisted_ns = 0  # since when subnet administration does not list it
+        self.suspect_ns = 0  # no question before that whether its queue pair is another now
         self.tried = 0  # paths that were found silent, one after the other
         self.traffic = 0
         self.resolved_ns = 0

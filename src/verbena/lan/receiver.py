@@ -25,8 +25,6 @@ from verbena.wire.ethernet import HEADER_SIZE as ETHERNET_HEADER
 
 FRAME = VERSION << 4 | int(Kind.FRAME)
 OFFLOAD, BRIDGED = int(Flags.OFFLOAD), int(Flags.BRIDGED)  # plain numbers: these are asked for each frame
-MOST_LIDS = 1 << 7
-"""A port has 2^LMC LIDs, LMC at most 7."""
 
 
 class Receiver:
@@ -69,7 +67,9 @@ class Receiver:
             station.counters["rx.own_multicast"] += 1
             return
         peer = station.peers.at(slid)
-        if lid != (slid if peer is None else peer.lid) and not (peer is None and 0 <= slid - lid < MOST_LIDS):
+        if lid != (
+            slid & ~station.info.lid_mask if peer is None else peer.lid
+        ):  # all ports have as many LIDs
             station.counters["drop.rx.claimed_lid"] += 1
             return
         if first != FRAME:
@@ -94,7 +94,10 @@ class Receiver:
             return True
         if peer.qpn:
             station.counters["drop.rx.other_queue_pair"] += 1
-            self.neighbourhood.ask(peer)  # perhaps another driver is loaded there now
+            now = station.clock.now()
+            if now >= peer.suspect_ns:  # perhaps another driver is loaded there now
+                peer.suspect_ns = now + station.config.down_interval_ns
+                self.neighbourhood.ask(peer)
             return False
         return True
 

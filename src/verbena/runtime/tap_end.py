@@ -1,9 +1,9 @@
 """Joins an Ethernet port, such as a LAN's card, to the operating system: what one sends, the other receives.
 
 A reader's thread takes what the system sends, in bursts, and hands it to the port; when the port takes no more, it
-stops reading until there is room, so that the system's own queue fills, and its senders notice.  What the port receives is
-written to the system by whoever delivers it; where the fabric is in this process, that is the same thread: to wake
-another for every frame would take longer than the frame's way.
+stops reading until there is room, so that the system's own queue fills, and its senders notice.  What the port
+receives is written to the system by whoever delivers it; where the fabric is in this process, that is the same thread:
+to wake another for every frame would take longer than the frame's way.
 
 The interface follows the card: its cable is pulled while the card's link is down, it gets the card's address, and the
 system announces that to its neighbours; when a channel has aged, what was resolved to its peer is forgotten.
