@@ -48,7 +48,7 @@ def test_frames_of_all_sizes_by_channel_and_by_datagrams(net: Lab, seed: int) ->
 
 
 def test_large_pings(net: Lab) -> None:
-    for size in ("60", "1472", "20000", "65000"):
+    for size in ("60", "1472", *(("20000", "65000") if _pure.compiled() else ())):
         assert " 0% packet loss" in net.ping("a", net.ip("b"), "-s", size)
         assert " 0% packet loss" in net.ping("b", net.ip6("c"), "-s", size)
 

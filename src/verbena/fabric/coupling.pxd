@@ -19,6 +19,7 @@ cdef class Couplings:
     cdef FabricCore core
     cdef dict _engines
     cdef list _adapters
+    cdef object _last
     cdef uint8_t _burst[65536]
     cdef Packet *first
     cdef Packet *last

@@ -31,14 +31,18 @@ class Couplings:
         self.core = core
         self._engines = {}
         self._adapters = []
+        self._last = None
         self.first = self.last = NO_PACKET
         if not cython.compiled:
             self._burst = bytearray(BURST_ROOM)
 
-    def join(self, port, engine, number):
-        """From now on, data packets for a port of the core are an engine's, whose port has that number."""
+    def join(self, port, engine, number, tell):
+        """From now on, data packets for a port of the core are an engine's, whose port has that number.
+
+        tell: is called when `pump` has brought it something, before all others that have reports.
+        """
         p = self.core.port_at(port)
-        self._engines[p.index] = (engine, number)
+        self._engines[p.index] = (engine, number, tell)
         p.coupled = True
 
     def part(self, port):
@@ -90,9 +94,12 @@ class Couplings:
                 moved = True
             if not self.nothing_else():
                 break
+        told, self._last = self._last, None
+        if told is not None:  # who has received something waits for it; what was sent is only done with
+            told()
         for engine, _, _, tell in self._adapters:
             e = engine
-            if e.report_head != e.report_tail:
+            if e.report_head != e.report_tail and tell is not told:
                 tell()
             when = e.earliest()
             if when and (first == 0 or when < first):
@@ -122,7 +129,7 @@ class Couplings:
             e.acquire()
             with cython.nogil:
                 n = e.make_burst(self._burst, BURST_ROOM, moment)
-            segment = e.burst_segment
+            segment = e.burst_segment if n else 0
             number = e.paths[e.burst_path].port if n else 0
             e.release()
             if n == 0:
@@ -159,7 +166,7 @@ class Couplings:
         if not self.first:
             return False
         while self.first:
-            engine, number = self._engines[self.first.received]
+            engine, number, self._last = self._engines[self.first.received]
             if cython.compiled:
                 e: NativeEngine = engine
             else:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from verbena.clock import Clock
-from verbena.errors import VerbenaError
+from verbena.errors import ClosedError, VerbenaError
 from verbena.lan.config import SECOND, LanConfig
 from verbena.lan.connections import ChannelManager
 from verbena.lan.discovery import Directory, Found, Paths
@@ -251,7 +251,10 @@ class Driver:
 
     def _may_still_speak(self) -> bool:
         """Is the port as it was when the driver was loaded?"""
-        port = self._context.query_port(self.station.info.port_number)
+        try:
+            port = self._context.query_port(self.station.info.port_number)
+        except ClosedError:
+            return False  # the whole adapter is being closed
         return port.state == "ACTIVE" and port.lid == self.station.lid
 
     def unload(self) -> None:

@@ -89,7 +89,7 @@ class CorePorts:
         """Let the couplings hand the engine what comes for it.  tell: is called when it has reports."""
         if self._couplings is not None:
             for number, port in self._ports.items():
-                self._couplings.join(port, self._engine, number)
+                self._couplings.join(port, self._engine, number, tell)
             self._couplings.add(self._engine, self._ports, self._leave, tell)
 
     def part(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verbena.lan.port import Upper
-from verbena.runtime.interfaces import Interface, InterfaceUser
+from verbena.runtime.interfaces import TURN, Interface, InterfaceReader, InterfaceUser
 
 
 class InterfacePort(Upper, InterfaceUser):
@@ -19,12 +19,20 @@ class InterfacePort(Upper, InterfaceUser):
     segmentation are still to be done?
     """
 
-    def __init__(self, interface: Interface, mac: bytes = bytes(6), *, offload: bool = False) -> None:
+    def __init__(
+        self,
+        interface: Interface,
+        mac: bytes = bytes(6),
+        *,
+        offload: bool = False,
+        reader: InterfaceReader | None = None,
+    ) -> None:
         Upper.__init__(self)
-        InterfaceUser.__init__(self, interface, offload)
+        InterfaceUser.__init__(self, interface, offload, reader)
         self._mac = mac
         interface.set_carrier(True)
-        self._thread.start()
+        assert self._reader is not None
+        self._reader.add(self)
 
     @property
     def mac(self) -> bytes:
@@ -44,7 +52,9 @@ class InterfacePort(Upper, InterfaceUser):
         return len(frames)
 
     def _pass_on(self) -> bool:
-        while self._open and (frames := self._read()):
+        for _ in range(TURN):
+            if not self._open or not (frames := self._read()):
+                break
             if not self.deliver(frames):
                 self.counters["drop.tx.nobody"] += len(frames)
         return True

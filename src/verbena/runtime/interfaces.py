@@ -20,6 +20,7 @@ log = logging.getLogger("verbena")
 
 BURST = 32
 BURST_BYTES = 256 << 10
+TURN = 4  # bursts of one interface, then it is the others' turn
 SMALLEST_FRAME = 14
 NOTHING = OffloadHeader(OffloadFlag.DATA_VALID).pack()
 GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -45,55 +46,113 @@ class Interface(Protocol):
     def fileno(self) -> int: ...
 
 
+class InterfaceReader:
+    """A thread that reads several interfaces, for their users, and does what takes time for them."""
+
+    def __init__(self, name: str = "verbena interfaces") -> None:
+        self._users: dict[int, InterfaceUser] = {}
+        self._wanted: deque[InterfaceUser] = deque()
+        self._poller = select.poll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.register(self._wake_fd, select.POLLIN)
+        self._round = threading.RLock()  # held while users are served
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def add(self, user: InterfaceUser) -> None:
+        """Read a user's interface from now on."""
+        with self._round:
+            descriptor = user.interface.fileno()
+            self._users[descriptor] = user
+            self._poller.register(descriptor, select.POLLIN)
+        self.wake(user)
+
+    def remove(self, user: InterfaceUser) -> None:
+        """No longer; when this returns, the thread has nothing to do with it any more."""
+        with self._round:
+            descriptor = user.interface.fileno()
+            if self._users.pop(descriptor, None) is not None:
+                with contextlib.suppress(KeyError):
+                    self._poller.unregister(descriptor)
+
+    def wake(self, user: InterfaceUser) -> None:
+        """Have the thread look after a user, from any thread."""
+        self._wanted.append(user)
+        if self._open:
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _run(self) -> None:
+        while self._open:
+            found = self._poller.poll()
+            with self._round:
+                for descriptor, events in found:
+                    if descriptor == self._wake_fd:
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(self._wake_fd)
+                    elif (user := self._users.get(descriptor)) is not None:
+                        if events & GONE and not events & select.POLLIN:
+                            user.lost()
+                            self.remove(user)
+                        else:
+                            self._serve(descriptor, user)
+                while self._wanted:
+                    user = self._wanted.popleft()
+                    descriptor = user.interface.fileno()
+                    if self._users.get(descriptor) is user:
+                        self._serve(descriptor, user)
+
+    def _serve(self, descriptor: int, user: InterfaceUser) -> None:
+        """Let a user read; while it cannot hand on what it has read, nothing more is."""
+        reading = user.serve()
+        if reading != user.reading:
+            user.reading = reading
+            self._poller.modify(descriptor, select.POLLIN if reading else 0)
+
+    def close(self) -> None:
+        """End the thread, whose users must have been removed."""
+        if not self._open:
+            return
+        self._open = False
+        os.eventfd_write(self._wake_fd, 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        os.close(self._wake_fd)
+
+
 class InterfaceUser:
-    """A thread that reads an interface, in bursts, and does what takes time; and a way to write, from any thread.
+    """Whoever reads an interface, in bursts, and writes to it, from any thread.
 
     offload: what is read is passed on as it is, with its header; if not, checksums and segmentation are done here.
+    reader: the thread that reads; None: one of its own.
     """
 
-    def __init__(self, interface: Interface, offload: bool) -> None:
+    def __init__(self, interface: Interface, offload: bool, reader: InterfaceReader | None = None) -> None:
         self.interface = interface
         self.counters = interface.counters
+        self.reading = True
         self._offload = offload
         self._chores: deque[Callable[[], None]] = deque()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._guard = threading.Lock()
         self._open = True
-        self._thread = threading.Thread(target=self._run, name=f"verbena {interface.name}", daemon=True)
+        self._own = InterfaceReader(f"verbena {interface.name}") if reader is None else None
+        self._reader = reader or self._own
+        assert self._reader is not None
 
     def _pass_on(self) -> bool:
         """Read, and hand on what was read; False: whoever takes it is full, and reading has to wait."""
         raise NotImplementedError
 
-    # --- the thread ---------------------------------------------------------------------------------------
+    def serve(self) -> bool:
+        """Called by the reader: do what there is to do, then `_pass_on`."""
+        while self._chores and self._open:
+            self._guarded(self._chores.popleft())
+        return self._guarded(self._pass_on) if self._open else True
 
-    def _run(self) -> None:
-        poller = select.poll()
-        poller.register(self._wake_fd, select.POLLIN)
-        poller.register(self.interface.fileno(), select.POLLIN)
-        reading, there = True, True
-        while self._open:
-            for descriptor, events in poller.poll():
-                if descriptor == self._wake_fd:
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_read(self._wake_fd)
-                elif events & GONE and not events & select.POLLIN:
-                    there = self._lost(poller)
-            while self._chores and self._open:
-                self._guarded(self._chores.popleft())
-            if not self._open or not there:
-                continue
-            wanted = self._guarded(self._pass_on)
-            if wanted != reading:
-                reading = wanted
-                poller.modify(self.interface.fileno(), select.POLLIN if reading else 0)
-
-    def _lost(self, poller: select.poll) -> bool:
+    def lost(self) -> None:
         """Somebody has removed the interface: nothing more is read."""
         self.counters["lost"] += 1
         log.warning("interface %s is gone", self.interface.name)
-        poller.unregister(self.interface.fileno())
-        return False
 
     def _guarded(self, function: Callable[[], bool | None]) -> bool:
         try:
@@ -107,11 +166,10 @@ class InterfaceUser:
         return True
 
     def _do(self, *chores: Callable[[], None]) -> None:
-        """Let the thread do something; and look whether there is room again."""
+        """Let the reader's thread do something; and look whether there is room again."""
         self._chores.extend(chores)
-        with self._guard:
-            if self._open:
-                os.eventfd_write(self._wake_fd, 1)
+        if self._open and self._reader is not None:
+            self._reader.wake(self)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -169,14 +227,12 @@ class InterfaceUser:
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    def _stop(self) -> bool:
-        """End the thread; False if that has happened already."""
+    def _stop(self) -> None:
+        """Nothing is read and written any more."""
         with self._guard:
-            if not self._open:
-                return False
             self._open = False
-            os.eventfd_write(self._wake_fd, 1)
-        if threading.current_thread() is not self._thread and self._thread.ident is not None:
-            self._thread.join()
-        os.close(self._wake_fd)
-        return True
+        if self._reader is not None:
+            self._reader.remove(self)
+        self._reader = None
+        if self._own is not None:
+            self._own.close()

@@ -21,6 +21,7 @@ from verbena.lan.node import LanNode
 from verbena.lan.port import EthernetPort, PortEvent
 from verbena.runtime import namespaces
 from verbena.runtime.interface_port import InterfacePort
+from verbena.runtime.interfaces import InterfaceReader
 from verbena.runtime.packet_socket import PacketInterface
 from verbena.runtime.real_fabric import RealFabric
 from verbena.runtime.tap import LARGEST_MTU, Tap
@@ -166,6 +167,7 @@ class RealLan:
             )
         self.members: dict[str, Member] = {}
         self._making = making
+        self._reader = InterfaceReader()
         self._namespaces: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._open = True
@@ -217,9 +219,11 @@ class RealLan:
         self, place: Place, context: Context, node: LanNode, interface: Tap | PacketInterface
     ) -> Member:
         if not place.bridge:
-            end = InterfaceEnd(node.card, interface, offload=self.config.offload, fabric=self.fabric)
+            end = InterfaceEnd(
+                node.card, interface, offload=self.config.offload, fabric=self.fabric, reader=self._reader
+            )
             return Member(place, context, node, interface, end, None)
-        port = InterfacePort(interface, node.card.mac, offload=self.config.offload)
+        port = InterfacePort(interface, node.card.mac, offload=self.config.offload, reader=self._reader)
         try:
             bridge = _LockedBridge(context.adapter, node.card, port, spanning_tree=place.spanning_tree)
         except BaseException:
@@ -279,6 +283,7 @@ class RealLan:
         with self._lock:
             self._open = False
         with contextlib.ExitStack() as stack:
+            stack.callback(self._reader.close)
             for adapter in list(self.members):
                 stack.callback(self.remove, adapter)
 

@@ -1,8 +1,9 @@
 """Joins an Ethernet port, such as a LAN's card, to the operating system: what one sends, the other receives.
 
-A thread of its own reads what the system sends, in bursts, and hands it to the port; when the port takes no more, it
+A reader's thread takes what the system sends, in bursts, and hands it to the port; when the port takes no more, it
 stops reading until there is room, so that the system's own queue fills, and its senders notice.  What the port
-receives is written to the system by whoever delivers it.
+receives is written to the system by whoever delivers it; where the fabric is in this process, that is the same thread:
+to wake another for every frame would take longer than the frame's way.
 
 The interface follows the card: its cable is pulled while the card's link is down, it gets the card's address, and the
 system announces that to its neighbours; when a channel has aged, what was resolved to its peer is forgotten.
@@ -13,10 +14,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from verbena.lan.port import EthernetPort, PortEvent
-from verbena.runtime.interfaces import BURST, Interface, InterfaceUser
+from verbena.runtime.interfaces import BURST, TURN, Interface, InterfaceReader, InterfaceUser
 
-FEW = 2
-"""Frames of a burst that this thread takes to their end itself: waking another would take longer."""
+SMALL = 1000
 
 
 class Attendable(Protocol):
@@ -40,25 +40,30 @@ class InterfaceEnd(InterfaceUser):
         *,
         offload: bool = False,
         fabric: Attendable | None = None,
+        reader: InterfaceReader | None = None,
     ) -> None:
-        super().__init__(interface, offload)
+        super().__init__(interface, offload, reader)
         self.port = port
         self._fabric = fabric
         self._rest: list[bytes] = []
         port.attach(self._write_all, self._changed)
         interface.set_carrier(port.link)
         self._readdress()
-        self._thread.start()
+        assert self._reader is not None
+        self._reader.add(self)
 
     def _pass_on(self) -> bool:
         """Hand the port what the system has sent, a burst at a time."""
         most = 1  # the first goes on at once; if there are more by then, they come together
-        while self._open:
+        for _ in range(TURN):
+            if not self._open:
+                break
             frames = self._rest or self._read(most)
             if not frames:
                 break
+            is_alone = most == 1 and len(frames[0]) < SMALL
             most = BURST
-            if self._fabric is None or len(frames) > FEW:
+            if self._fabric is None:
                 taken = self.port.send_frames(frames)
             else:
                 self._fabric.attend()
@@ -70,6 +75,8 @@ class InterfaceEnd(InterfaceUser):
             if self._rest:
                 self.counters["tx.stopped"] += 1
                 return False
+            if is_alone:
+                break  # whether there are more, the reader hears as soon
         return True
 
     def _changed(self, event: PortEvent, detail: bytes) -> None:
