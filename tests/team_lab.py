@@ -11,7 +11,7 @@ from verbena.runtime.virtual_roce import EthernetNetwork
 from verbena.team.config import TeamConfig
 from verbena.team.host import TeamHost
 from verbena.team.offload.session import Session
-from verbena.team.offload.states import MILLISECOND, OffloadConfig
+from verbena.team.offload.states import MILLISECOND, OffloadConfig, Path
 from verbena.team.stack.tcp_states import TcpOptions
 
 TEAM_VLAN, UPLOAD_VLAN = 10, 20
@@ -39,12 +39,13 @@ class Lab:
         self.cards[host][name] = card
         return card
 
-    def host(self, nics: int = 2, rnics: int = 1, offload: OffloadConfig | None = None, **more: Any) -> TeamHost:
+    def host(
+        self, nics: int = 2, rnics: int = 1, offload: OffloadConfig | None = None, **more: Any
+    ) -> TeamHost:
         """One more host, whose cards are in its team."""
         number = len(self.hosts)
         self.cards.append({})
-        host = more.pop("policy", None)
-        policy = {"policy": host} if host is not None else {}
+        settings = {"policy": more.pop("policy")} if "policy" in more else {}
         team = TeamConfig(**{"vlans": (TEAM_VLAN,), "rdma_vlan": UPLOAD_VLAN, **more})
         made = TeamHost(
             self.clock,
@@ -55,7 +56,7 @@ class Lab:
             upload_address=f"10.20.0.{number + 1}/24" if team.rdma_vlan is not None else None,
             offload=offload,
             tcp=TcpOptions(least_rto_ns=20 * MILLISECOND),
-            **policy,
+            **settings,
         )
         self.hosts.append(made)
         for i in range(nics):
@@ -79,7 +80,8 @@ class Lab:
         end = self.net.now + round(milliseconds * MILLISECOND)
         while not ready():
             following = self.clock.next_time()
-            assert following is not None and following <= end, "it did not happen in time"
+            assert following is not None
+            assert following <= end, "it did not happen in time"
             self.clock.step(end)
 
 
@@ -103,13 +105,23 @@ class Transfer:
             self.received += self.session.read()
 
 
-def connect(lab: Lab, a: int = 0, b: int = 1, there: bytes = b"", here: bytes = b"") -> tuple[Transfer, Transfer]:
-    """A connection from host a to host b, with what each side sends."""
-    accepted: list[Transfer] = []
+def connect(
+    lab: Lab,
+    there: bytes = b"",
+    here: bytes = b"",
+    a: int = 0,
+    b: int = 1,
+    near: Callable[[Session], Any] | None = None,
+    far: Callable[[Session], Any] | None = None,
+) -> tuple[Any, Any]:
+    """A connection from host a to host b; there: what a's program sends, here: what b's does."""
+    make_near = near or (lambda session: Transfer(session, there))
+    make_far = far or (lambda session: Transfer(session, here))
+    accepted: list[Any] = []
     lab.hosts[b].sockets.unlisten(PORT)
-    lab.hosts[b].sockets.listen(PORT, lambda session: accepted.append(Transfer(session, here)))
-    address = lab.hosts[b].sockets._network.address(1)
-    session = lab.hosts[a].sockets.connect(address, PORT)
-    near = Transfer(session, there)
+    lab.hosts[b].sockets.listen(PORT, lambda session: accepted.append(make_far(session)))
+    upload = Path.UPLOAD if Path.UPLOAD in lab.hosts[b].paths else Path.TEAM
+    session = lab.hosts[a].sockets.connect(lab.hosts[b].paths[upload].packed, PORT, upload)
+    made = make_near(session)
     lab.until(lambda: accepted and session.is_established, 2000)
-    return near, accepted[0]
+    return made, accepted[0]

@@ -231,7 +231,9 @@ class VirtualSwitch:
         if len(frame) < 14:
             self.counters["drop.short"] += 1
             return
-        if frame[:5] == SLOW_PROTOCOLS_GROUP[:5] and frame[5] < 16:  # never forwarded (IEEE 802.1Q, table 8-1)
+        if (
+            frame[:5] == SLOW_PROTOCOLS_GROUP[:5] and frame[5] < 16
+        ):  # never forwarded (IEEE 802.1Q, table 8-1)
             if number in self._control and frame[12] << 8 | frame[13] == ETHERTYPE_SLOW:
                 self._control[number].receive(frame[14:])
             else:

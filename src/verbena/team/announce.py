@@ -61,9 +61,7 @@ def _advertisement(mac: bytes, address: bytes) -> bytes:
 
 def announcements(mac: bytes, known: Snoop) -> list[bytes]:
     """The frames that announce a card, untagged."""
-    frames = [
-        ArpPacket(sender_mac=mac, sender_ip=ip, target_ip=ip).frame(BROADCAST, mac) for ip in known.ip4
-    ]
+    frames = [ArpPacket(sender_mac=mac, sender_ip=ip, target_ip=ip).frame(BROADCAST, mac) for ip in known.ip4]
     frames += [_advertisement(mac, ip) for ip in known.ip6]
     if not frames:
         body = ArpPacket(operation=3, sender_mac=mac, target_mac=mac).pack()

@@ -119,7 +119,9 @@ class LeastLoad:
             self._given.clear()
             self._given_until = now + self.interval_ns
         given = self._given
-        best = min(members, key=lambda m: ((m.meter.rate(now) + 1.0) * (1 + given.get(m, 0)), given.get(m, 0)))
+        best = min(
+            members, key=lambda m: ((m.meter.rate(now) + 1.0) * (1 + given.get(m, 0)), given.get(m, 0))
+        )
         given[best] = given.get(best, 0) + 1
         return best
 

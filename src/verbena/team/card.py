@@ -83,7 +83,9 @@ class BurstPort(Protocol):
     def link(self) -> bool: ...
 
     def send_frames(self, frames: Sequence[bytes]) -> int: ...
-    def attach(self, receive: Callable[[list[bytes]], None], changed: Callable[[Any, bytes], None]) -> None: ...
+    def attach(
+        self, receive: Callable[[list[bytes]], None], changed: Callable[[Any, bytes], None]
+    ) -> None: ...
     def detach(self) -> None: ...
 
 
@@ -154,7 +156,9 @@ class BusDriver:
 class Branch:
     """The drivers of one card, from the physical miniport down.  bus: of an RDMA card; None: an ordinary one."""
 
-    def __init__(self, card: EthernetPort, number: int, trace: PathTrace, bus: BusDriver | None = None) -> None:
+    def __init__(
+        self, card: EthernetPort, number: int, trace: PathTrace, bus: BusDriver | None = None
+    ) -> None:
         self.card = card
         self.number = number
         self.bus = bus

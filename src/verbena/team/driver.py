@@ -243,7 +243,8 @@ class IntermediateDriver:
         if self._upload is None and (rdma or self._had_upload):
             self._upload = rdma[0] if rdma else None
             self._had_upload = self._upload is not None
-            self._tell("upload", self._upload, f"the upload path is on {self._upload.name if rdma else 'no card'}")
+            where = "no card" if self._upload is None else self._upload.name
+            self._tell("upload", self._upload, f"the upload path is on {where}")
         self._announce()
         self.team.set_link(bool(self._usable))
         if self.rdma_miniport is not None:

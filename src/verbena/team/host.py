@@ -6,7 +6,7 @@ All it needs is handed in: clock, random stream, cards, and the contexts of the 
 from __future__ import annotations
 
 import ipaddress
-from random import Random
+from typing import TYPE_CHECKING
 
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError
@@ -25,12 +25,16 @@ from verbena.team.stack.tcp_states import TcpOptions
 from verbena.team.trace import PathTrace
 from verbena.verbs.context import Context
 
+if TYPE_CHECKING:
+    from random import Random
+
 
 class StackNetwork:
     """Implements `offload.manager.Network` on the built-in stack: UPLOAD by R-virtual, TEAM by T-virtual."""
 
-    def __init__(self, stack: HostStack, interfaces: dict[Path, Interface]) -> None:
+    def __init__(self, stack: HostStack, interfaces: dict[Path, Interface], config: OffloadConfig) -> None:
         self.stack = stack
+        self.config = config
         self.interfaces = interfaces
 
     def address(self, path: Path) -> bytes:
@@ -46,7 +50,7 @@ class StackNetwork:
         if interface is None:
             raise InvalidAttributeError(f"this host has no interface for {path.name}")
         peer = (str(ipaddress.IPv4Address(to[0])), to[1])
-        return TcpChannel(self.stack.connect(interface, peer), path)
+        return TcpChannel(self.stack.connect(interface, peer), path, self.config.tcp_in_flight)
 
 
 class TeamHost:
@@ -82,12 +86,14 @@ class TeamHost:
             paths.setdefault(Path.TEAM, self.interfaces[vlan])
         if upload_address is not None:
             if self.driver.rdma_miniport is None:
-                raise InvalidAttributeError("an address for R-virtual needs rdma_vlan in the team's configuration")
+                raise InvalidAttributeError(
+                    "an address for R-virtual needs rdma_vlan in the team's configuration"
+                )
             paths[Path.UPLOAD] = self.stack.bind(self.driver.rdma_miniport, upload_address)
         self.paths = paths
-        self.sockets = SocketsDirect(
-            clock, random, StackNetwork(self.stack, paths), self.trace, offload, policy
-        )
+        offload = offload or OffloadConfig()
+        network = StackNetwork(self.stack, paths, offload)
+        self.sockets = SocketsDirect(clock, random, network, self.trace, offload, policy)
         self.rdma: dict[str, RdmaCard] = {}
         self.driver.on_members = self._members_changed
         for path, interface in paths.items():
@@ -95,7 +101,7 @@ class TeamHost:
 
     def _serve(self, path: Path, interface: Interface) -> None:
         def accept(connection: TcpConnection, peer: tuple[str, int]) -> None:
-            self.sockets.arrived(TcpChannel(connection, path))
+            self.sockets.arrived(TcpChannel(connection, path, self.sockets.config.tcp_in_flight))
             connection.on_change()
 
         self.stack.listen(interface, self.sockets.config.service_port, accept)

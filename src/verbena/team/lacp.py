@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from verbena.clock import Clock, Timer
 from verbena.wire.errors import DecodeError
-from verbena.wire.lacp import LacpInfo, Lacpdu, LacpState
+from verbena.wire.lacp import Lacpdu, LacpInfo, LacpState
 
 SECOND = 1_000_000_000
 MOST_IN_A_SECOND = 3

@@ -1,8 +1,8 @@
 """Does a member's link lead anywhere?  Probes by ARP, by neighbour solicitation, and by the team's own heartbeat.
 
-Each interval a member with a link asks; what comes back to it, and to no other member, proves it.  Without an answer for
-`misses` intervals it is lost.  If no member at all gets answers, the reason is more likely the one who should answer:
-then nothing is concluded (and counted: ``probe.no_reference``).
+Each interval a member with a link asks; what comes back to it, and to no other member, proves it.  Without an answer
+for `misses` intervals it is lost.  If no member at all gets answers, the reason is more likely the one who should
+answer: then nothing is concluded (and counted: ``probe.no_reference``).
 
 ARP: RFC 826 with the sender address 0 of RFC 5227, 2.1.1, which changes nobody's cache.  IPv6: RFC 4861, 7.2.2, from a
 link-local address of the member's own.
@@ -101,6 +101,7 @@ class NeighbourProbe:
         if upper_layer_checksum(ip, PROTOCOL_ICMP6, frame[54 : 54 + ip.payload_length]):
             return None
         return frame[62:78] in self.targets
+
 
 class HeartbeatProbe:
     """Asks whoever has the key."""

@@ -61,15 +61,15 @@ class ChannelEvents:
 class TcpChannel(ChannelEvents):
     """Records on a TCP connection of the built-in stack.
 
-    At most `IN_FLIGHT` bytes are given to TCP ahead of what the peer has acknowledged, so that a connection which moves
+    At most in_flight bytes are given to TCP ahead of what the peer has acknowledged, so that a connection which moves
     has little left to wait for.
     """
 
     LARGEST = 16_384
-    IN_FLIGHT = 1 << 18
 
-    def __init__(self, connection: TcpConnection, path: Path) -> None:
+    def __init__(self, connection: TcpConnection, path: Path, in_flight: int = 1 << 18) -> None:
         super().__init__(path)
+        self.in_flight = in_flight
         self.connection = connection
         self._reader = RecordReader()
         self._was_up = connection.is_established
@@ -83,14 +83,14 @@ class TcpChannel(ChannelEvents):
 
     @property
     def largest(self) -> int:
-        return self.LARGEST
+        return min(self.LARGEST, self.in_flight)
 
     @property
     def room(self) -> int:
         if not self.is_up or self._control:
             return 0
         connection = self.connection
-        return max(0, min(connection.room, self.IN_FLIGHT - connection.unacknowledged) - HEAD)
+        return max(0, min(connection.room, self.in_flight - connection.unacknowledged) - HEAD)
 
     def send(self, record: Record) -> None:
         """Implements `Channel.send`."""
@@ -106,7 +106,8 @@ class TcpChannel(ChannelEvents):
 
     def _changed(self) -> None:
         if not self._open:
-            self.connection.read()
+            if self.connection.readable:
+                self.connection.read()
             return
         if not self._was_up and self.is_up:
             self._was_up = True
@@ -117,7 +118,7 @@ class TcpChannel(ChannelEvents):
         try:
             for record in self._reader.feed(self.connection.read()):
                 self.on_record(record)
-                if not self._open:
+                if self._was_closed():
                     return
         except DecodeError as error:
             self.connection.abort()
@@ -126,10 +127,12 @@ class TcpChannel(ChannelEvents):
         if self.connection.at_end:
             self._down("the peer has closed it")
             return
-        if self._open:
-            self._flush()
-            if self.room:
-                self.on_room()
+        self._flush()
+        if self.room:
+            self.on_room()
+
+    def _was_closed(self) -> bool:
+        return not self._open
 
     def _down(self, why: str) -> None:
         if self._open:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from verbena.clock import Clock, Timer
 from verbena.errors import InvalidAttributeError, ResourceError
@@ -24,6 +23,9 @@ from verbena.team.offload.states import OffloadConfig, Path, SessionState
 from verbena.team.trace import PathTrace
 from verbena.wire.errors import DecodeError
 
+if TYPE_CHECKING:
+    from random import Random
+
 EVENTS = 10_000
 STRANGERS = 1_024
 Address = tuple[bytes, int]
@@ -32,7 +34,7 @@ Address = tuple[bytes, int]
 class Network(Protocol):
     """Opens TCP connections, and takes them.
 
-    address: of this host's interface for UPLOAD or TEAM, 4 bytes; zeros: it has none.  is_up: can that path be used now?
+    address: of this host's interface for UPLOAD or TEAM, 4 bytes; zeros: it has none.  is_up: can it be used now?
     """
 
     def address(self, path: Path) -> bytes: ...
@@ -96,15 +98,7 @@ class SocketsDirect:
         channel = self._network.dial(path, (address, self.config.service_port))
         greeting = self._greeting(session, port)
 
-        def failed(why: str) -> None:
-            session._channel_down(channel, why)
-
-        session.channel = channel
-        session.path = path
-        channel.on_down = failed
-        channel.on_up = partial(session.greet, channel, Kind.HELLO, greeting, None)
-        if channel.is_up:
-            channel.on_up()
+        session.begin(channel, greeting)
         return session
 
     def _make(self, identity: bytes, token: bytes, leads: bool) -> Session:
@@ -138,9 +132,12 @@ class SocketsDirect:
             return
         self._strangers[id(channel)] = channel
         channel.on_record = partial(self._first, channel)
-        channel.on_down = lambda why: self._strangers.pop(id(channel), None)
+        channel.on_down = lambda why: self._gone(channel)
         when = self.clock.now() + self.config.move_ns * 10
         self.clock.call_at(when, lambda: self._too_late(channel))
+
+    def _gone(self, channel: Channel) -> None:
+        self._strangers.pop(id(channel), None)
 
     def _too_late(self, channel: Channel) -> None:
         if self._strangers.pop(id(channel), None) is not None:
@@ -275,7 +272,11 @@ class SocketsDirect:
                     channel.fail(f"{name} is down")
         if active is None and not self._network.is_up(Path.UPLOAD):
             for session in list(self.sessions.values()):
-                if session.is_open and session.path is Path.UPLOAD and session.state is not SessionState.OPENING:
+                if (
+                    session.is_open
+                    and session.path is Path.UPLOAD
+                    and session.state is not SessionState.OPENING
+                ):
                     session.fail("no RDMA card is left")
 
     def remove_card(self, name: str) -> None:
@@ -337,9 +338,13 @@ class SocketsDirect:
 
     def session(self, identity: str) -> Session:
         """The connection whose identity begins with these hexadecimal digits; raises `InvalidAttributeError`."""
-        found = [s for key, s in self.sessions.items() if key.hex().startswith(identity.lower()) and s.is_open]
+        found = [
+            s for key, s in self.sessions.items() if key.hex().startswith(identity.lower()) and s.is_open
+        ]
         if len(found) != 1:
-            raise InvalidAttributeError(f"{len(found)} connections begin with {identity!r}: `status` lists them")
+            raise InvalidAttributeError(
+                f"{len(found)} connections begin with {identity!r}: `status` lists them"
+            )
         return found[0]
 
     def pin(self, session: Session, path: Path | None) -> None:

@@ -20,7 +20,7 @@ from verbena.team.offload.channel import ChannelEvents
 from verbena.team.offload.record import HEAD, Record
 from verbena.team.offload.states import OffloadConfig, Path
 from verbena.team.trace import Layer, PathTrace
-from verbena.transport.kinds import CompletionOpcode, QPType, SendFlags
+from verbena.transport.kinds import CompletionOpcode, QPState, QPType, SendFlags
 from verbena.transport.work import CompletionQueueEntry, RecvRequest, WorkRequest
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.context import Context
@@ -105,6 +105,7 @@ class KernelModeProxy:
         with self.trace.journey("set-up"):
             self._call("connect")
             assert channel.pair is not None
+            channel.pair.modify(QPState.INIT, port_num=1, pkey_index=0, access_flags=Access.NONE)
             channel.post_receives()
             channel.pair.connect(endpoint, mtu=mtu, timeout=self.card.config.timeout_code, rnr_retry=7)
             self.counters["proxy.connected"] += 1
@@ -144,9 +145,9 @@ class RdmaChannel(ChannelEvents):
         super().__init__(Path.OFFLOAD)
         self.driver = driver
         self.card = driver.card
-        self.pair: Any | None = None
+        self.pair: Any = None
         self.queue: CompletionQueue | None = None
-        self.region: Any | None = None
+        self.region: Any = None
         self._usable = False
         self._open = True
         self._waiting: deque[Record] = deque()
@@ -158,8 +159,8 @@ class RdmaChannel(ChannelEvents):
     @property
     def endpoint(self) -> Endpoint:
         """What the peer needs to connect."""
-        assert self.pair is not None
-        return self.pair.endpoint
+        here: Endpoint = self.pair.endpoint
+        return here
 
     @property
     def is_up(self) -> bool:
@@ -232,12 +233,15 @@ class RdmaChannel(ChannelEvents):
                     break
             for entry in entries:
                 self._entry(entry)
-                if not self._open:
+                if self._was_closed():
                     return
-        if self._open:
+        if not self._was_closed():
             self._flush()
             if self.room:
                 self.on_room()
+
+    def _was_closed(self) -> bool:
+        return not self._open
 
     def _entry(self, entry: CompletionQueueEntry) -> None:
         if not entry.ok:
@@ -296,5 +300,3 @@ class RdmaChannel(ChannelEvents):
     def abort(self) -> None:
         """Implements `Channel.abort`."""
         self.close()
-
-

@@ -84,6 +84,14 @@ class Session(Pump):
         if self.state in PASSING:
             self.pump()
 
+    def begin(self, channel: Channel, greeting: Greeting) -> None:
+        """Open the connection on a channel that is being made."""
+        self.channel, self.path = channel, channel.path
+        self.adopt(channel)
+        channel.on_up = lambda: self.greet(channel, Kind.HELLO, greeting, None)
+        if channel.is_up:
+            channel.on_up()
+
     def greet(self, channel: Channel, kind: Kind, greeting: Greeting, peer: Greeting | None) -> None:
         """Say HELLO or WELCOME on the first channel."""
         self.channel = self._base = channel
@@ -600,5 +608,3 @@ class Session(Pump):
         self.channel = self._base = self._candidate = self._leaving = None
         for channel in channels.values():
             channel.close()
-
-

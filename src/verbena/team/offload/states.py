@@ -82,6 +82,7 @@ class OffloadConfig:
     move_ns: within which a new path has to work.  attempt_ns: for one attempt to resume; give_up_ns: for all.
     evaluate_ns: how often the policy is asked.  hold_ns: after a failed move no other one for so long, and twice as
     long after each further one.  linger_ns: how long a closed connection still answers.
+    tcp_in_flight: bytes that TCP is given ahead of its acknowledgements; a move has to wait for them.
     timeout_code: of queue pairs (4.096 us * 2^n), with seven retries.
     """
 
@@ -101,3 +102,4 @@ class OffloadConfig:
     linger_ns: int = 1_000 * MILLISECOND
     ack_ns: int = 1 * MILLISECOND
     timeout_code: int = 8
+    tcp_in_flight: int = 1 << 18

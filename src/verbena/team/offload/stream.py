@@ -1,4 +1,4 @@
-"""The two halves of a byte stream, by offsets: what was written until it is acknowledged, what came until it is read."""
+"""The two halves of a byte stream, by offsets: what is not acknowledged yet, what is not read yet."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from random import Random
+from typing import TYPE_CHECKING
 
 from verbena.clock import Clock, Timer
 from verbena.errors import InvalidAttributeError, ResourceError
@@ -31,6 +31,9 @@ from verbena.wire.ip import (
     udp_checksum,
 )
 from verbena.wire.tcp import HEADER_SIZE, PROTOCOL_TCP, TcpFlag, TcpSegment
+
+if TYPE_CHECKING:
+    from random import Random
 
 ARP_RETRY_NS = 200_000_000
 ARP_TRIES = 5
@@ -244,9 +247,7 @@ class HostStack:
         ip = IPv4(src=interface.packed, dst=target)
         datagram = UDP(port, peer[1], 8 + len(data), 0).pack() + data
         summed = udp_checksum(ip, datagram)
-        interface.send_ip(
-            target, PROTOCOL_UDP, datagram[:6] + summed.to_bytes(2, "big") + datagram[8:]
-        )
+        interface.send_ip(target, PROTOCOL_UDP, datagram[:6] + summed.to_bytes(2, "big") + datagram[8:])
 
     def receive_udp(self, ip: IPv4, payload: bytes) -> None:
         udp = UDP.unpack(payload)
@@ -296,10 +297,13 @@ class HostStack:
             self._random.getrandbits(32),
             self.options,
             self.counters,
-            partial(self._connections.pop, key, None),
+            lambda: self._forget(key),
         )
         self._connections[key] = made
         return made
+
+    def _forget(self, key: Key) -> None:
+        self._connections.pop(key, None)
 
     def _send_segment(
         self,
@@ -324,7 +328,11 @@ class HostStack:
             connection.receive(segment)
             return
         listener = self._listeners.get((ip.dst, segment.dst_port))
-        if listener is not None and segment.flags & TcpFlag.SYN and not segment.flags & (TcpFlag.ACK | TcpFlag.RST):
+        if (
+            listener is not None
+            and segment.flags & TcpFlag.SYN
+            and not segment.flags & (TcpFlag.ACK | TcpFlag.RST)
+        ):
             connection = self._make(interface, key)
             peer = (str(ip.source), segment.src_port)
             connection.on_change = partial(self._established, listener, connection, peer)

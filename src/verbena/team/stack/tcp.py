@@ -140,7 +140,12 @@ class TcpConnection:
             raise self.error
         data = bytes(self._ready[:most])
         del self._ready[:most]
-        if data and self.is_open and self._receive_window() - self._told >= 2 * self.mss and self._told < 2 * self.mss:
+        if (
+            data
+            and self.is_open
+            and self._receive_window() - self._told >= 2 * self.mss
+            and self._told < 2 * self.mss
+        ):
             self._acknowledge()  # the window was all but shut
         return data
 
