@@ -28,7 +28,7 @@ AGING_NS = 300_000_000_000
 class VirtualCard(Upper):
     """A card with one end of a cable.  Implements `team.card.EthernetPort`.
 
-    rate_bps: bits a second.  queue_ns: how much may wait to be sent, in time; more is dropped.  up: the link; `set_link`
+    queue_ns: how much may wait to be sent, in time; more is dropped.  `set_link`
     pulls the cable at this end, `silent` breaks the card without telling anybody.  counters: ``tx``, ``rx``,
     ``tx.bytes``, ``rx.bytes``, drops by reason.  watch: called with (direction, frame) for each frame that passes.
     """

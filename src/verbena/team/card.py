@@ -129,7 +129,7 @@ class BurstMember(Upper):
 
 
 class BusDriver:
-    """The virtual bus driver in front of an RDMA card: its NDIS miniport and the kernel-mode proxy share the card by it.
+    """The virtual bus driver: by it the NDIS miniport and the kernel-mode proxy share an RDMA card.
 
     `counters`: ``ethernet.tx`` and ``ethernet.rx``, frames of the miniport; ``proxy``, calls of the proxy.
     """

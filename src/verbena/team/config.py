@@ -43,8 +43,8 @@ class TeamConfig:
     team: one member receives, the others send from their own addresses.  vlans: the groups under the team miniport, 0
     for untagged frames; rdma_vlan: the one dedicated to the RDMA miniport.  mtu: of all virtual cards, bytes.
 
-    preempt: active-backup goes back to the preferred member when it is there again.  arp_targets, nd_targets: neighbours
-    whose answers prove a member, in `probe_vlan`; heartbeat_key: shared by all teams of the network (b"": no
+    preempt: active-backup goes back to the preferred member when that is there again.  arp_targets, nd_targets:
+    neighbours whose answers prove a member, in `probe_vlan`; heartbeat_key: shared by all teams of the network (b"": no
     heartbeat); probe_interval_ns, probe_misses: how often, and how many intervals without an answer make a loss.
 
     upload_over_team: what is managed but not offloaded may use the ordinary cards, too (document 004, paragraphs 21 and

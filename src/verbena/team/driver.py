@@ -120,7 +120,8 @@ class IntermediateDriver:
         if card.mtu < self.config.mtu:
             self.counters["refused.mtu"] += 1
             raise InvalidAttributeError(
-                f"{card.name} has an MTU of {card.mtu}, the team of {self.config.mtu}: raise the card's, or lower the team's"
+                f"{card.name} has an MTU of {card.mtu}, the team of {self.config.mtu}:"
+                " raise the card's, or lower the team's"
             )
         self._numbers += 1
         branch = Branch(card, self._numbers, self.trace, bus)
@@ -259,7 +260,7 @@ class IntermediateDriver:
 
     @property
     def receiver(self) -> Member | None:
-        """The member that the network sends to, where the switch knows nothing of the team; active-backup: the active."""
+        """The member that the network sends to, where the switch knows nothing of the team; the active one."""
         return self._receiver
 
     @property

@@ -1,1 +1,1 @@
-"""Sockets direct: stream connections that move between the protocol stack, the RDMA card and the team (document 004)."""
+"""Sockets direct: connections that move between protocol stack, RDMA card and team (document 004)."""
