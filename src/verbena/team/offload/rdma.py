@@ -107,7 +107,7 @@ class KernelModeProxy:
             assert channel.pair is not None
             channel.pair.modify(QPState.INIT, port_num=1, pkey_index=0, access_flags=Access.NONE)
             channel.post_receives()
-            channel.pair.connect(endpoint, mtu=mtu, timeout=self.card.config.timeout_code, rnr_retry=7)
+            channel.pair.connect(endpoint, mtu=mtu, timeout=self.card.config.timeout_code, min_rnr_timer=1)
             self.counters["proxy.connected"] += 1
             self.note("proxy: inform")
         channel.connected()
@@ -204,18 +204,19 @@ class RdmaChannel(ChannelEvents):
         while self._waiting and self._free and self._open:
             record = self._waiting.popleft()
             slot = self._free.pop()
-            message = record.pack()
-            at = slot * self._slot
-            self.region.buf[at : at + len(message)] = message
+            head, at = record.head(), slot * self._slot
+            size = len(head) + len(record.body)
+            self.region.buf[at : at + len(head)] = head
+            self.region.buf[at + len(head) : at + size] = record.body
             trace = self.driver.trace
-            with trace.journey("out", len(message)):
+            with trace.journey("out", size):
                 trace.hop(Layer.SWITCH_LAYER)
                 trace.hop(Layer.USER_DRIVER)
                 trace.hop(Layer.RDMA_CARD, self.card.name)
                 self.card.counters["offload.tx"] += 1
                 self.card.counters["offload.tx.bytes"] += len(record.body)
                 request = WorkRequest(slot, flags=SendFlags.SIGNALED)
-                request.sg_list = [self.region.sge(at, len(message))]
+                request.sg_list = [self.region.sge(at, size)]
                 try:
                     self.pair.post_send(request)
                 except VerbenaError as error:
@@ -260,7 +261,7 @@ class RdmaChannel(ChannelEvents):
             self.card.counters["offload.rx"] += 1
             self.card.counters["offload.rx.bytes"] += max(0, entry.byte_len - HEAD)
             try:
-                record = Record.parse(bytes(self.region.buf[at : at + entry.byte_len]))
+                record = Record.parse(self.region.buf[at : at + entry.byte_len])
             except DecodeError as error:
                 self.card.counters[f"drop.record.{error.reason}"] += 1
                 self._down(f"bad record: {error}")

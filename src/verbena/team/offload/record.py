@@ -94,7 +94,8 @@ class Record:
     body: bytes = b""
     value: int = 0
 
-    def pack(self) -> bytes:
+    def head(self) -> bytes:
+        """The header, which the body follows."""
         head = RecordHead(
             kind=self.kind,
             epoch=self.epoch,
@@ -104,7 +105,11 @@ class Record:
             length=len(self.body),
             value=self.value,
         )
-        return head.pack() + self.body
+        return head.pack()
+
+    def pack(self) -> bytes:
+        """Header and body."""
+        return self.head() + self.body
 
     @classmethod
     def parse(cls, message: bytes | memoryview) -> Record:
