@@ -17,6 +17,7 @@ import typer
 
 import verbena
 from verbena.cli.diags import COMMANDS
+from verbena.cli.team_commands import proxy, team_app
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 LARGEST_MESSAGE = (1 << 31) - 1
@@ -468,6 +469,8 @@ def contexts(
 
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
+app.command()(proxy)
+app.add_typer(team_app)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------
@@ -480,7 +483,7 @@ def _say(name: str, message: str) -> None:
 
 def _name(arguments: Sequence[str]) -> str:
     """The command that runs, with its subcommand."""
-    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback} | {"team"}
     return " ".join(["verbena", *(word for word in arguments[:1] if word in known)])
 
 

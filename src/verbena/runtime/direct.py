@@ -14,7 +14,6 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from verbena.adapter.attributes import DeviceAttributes
@@ -30,8 +29,8 @@ from verbena.team.offload.rdma import RdmaCard
 from verbena.team.offload.session import Session
 from verbena.team.offload.states import OffloadConfig, Path
 from verbena.team.trace import PathTrace
-from verbena.verbs.context import Context
 from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.context import Context
 
 REAL = OffloadConfig(
     send_buffer=4 << 20,
@@ -103,7 +102,12 @@ class DirectNode:
         self._failed: set[str] = set()
         self._servers: list[socket.socket] = []
         self.sockets = SocketsDirect(
-            self.loop, random.SystemRandom(), self, self.trace, config, policy  # type: ignore[arg-type]
+            self.loop,
+            random.SystemRandom(),
+            self,
+            self.trace,
+            config,
+            policy,
         )
         try:
             for path, address in self._addresses.items():
@@ -124,7 +128,9 @@ class DirectNode:
         except OSError as error:
             server.close()
             why = error.strerror
-            raise SystemLimitError(f"{address} port {self.config.service_port} cannot be had: {why}") from None
+            raise SystemLimitError(
+                f"{address} port {self.config.service_port} cannot be had: {why}"
+            ) from None
         server.listen(64)
         server.setblocking(False)
         self._servers.append(server)
@@ -175,7 +181,9 @@ class DirectNode:
         """Take an RDMA card (``rnic0``, …) out of use: its connections go on elsewhere."""
         with self.loop.lock:
             if name not in self.sockets.drivers:
-                raise InvalidAttributeError(f"there is no card {name}: {', '.join(self.sockets.drivers) or 'none'}")
+                raise InvalidAttributeError(
+                    f"there is no card {name}: {', '.join(self.sockets.drivers) or 'none'}"
+                )
             self._failed.add(name)
             self._cards_changed()
 
@@ -253,8 +261,8 @@ def _address(text: str) -> str:
 class DirectSocket:
     """A stream socket with the interface of `socket.socket`, as far as streams have it.
 
-    It blocks; `settimeout` limits that (`TimeoutError`), `setblocking(False)` gives `BlockingIOError`.  `session` is the
-    connection under it: its path, its counters.  Threads may use both directions at once.
+    It blocks; `settimeout` limits that (`TimeoutError`), `setblocking(False)` gives `BlockingIOError`.  `session` is
+    the connection under it: its path, its counters.  Threads may use both directions at once.
     """
 
     family, type, proto = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
@@ -392,7 +400,7 @@ class DirectSocket:
                 self.node.sockets.unlisten(self._port)
             if self.session is not None:
                 session = self.session
-                session.on_change = lambda: session.readable and session.read()  # type: ignore[assignment,return-value]
+                session.on_change = lambda: session.readable and session.read()  # type: ignore[assignment]
                 session.close_writing()
                 if session.readable:
                     session.read()
@@ -401,7 +409,5 @@ class DirectSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from verbena.team.trace import Layer, PathTrace
+from verbena.wire.errors import DecodeError
+from verbena.wire.offload import finish
 
 Receive = Callable[[bytes], None]
 LinkChanged = Callable[[bool], None]
@@ -122,10 +124,15 @@ class BurstMember(Upper):
 
     def transmit(self, frame: bytes) -> bool:
         """Implements `EthernetPort.transmit`."""
-        if self.port.send_frames([frame]) < 1:
-            self.counters["drop.tx.full"] += 1
+        header = getattr(frame, "header", None)
+        try:
+            frames = [frame] if header is None else finish(bytes(frame), header)
+        except DecodeError as error:
+            self.counters[f"drop.tx.{error.reason}"] += 1
             return False
-        return True
+        left = len(frames) - self.port.send_frames(frames)
+        self.counters["drop.tx.full"] += left
+        return not left
 
 
 class BusDriver:

@@ -18,7 +18,7 @@ from verbena.team.announce import announcements
 from verbena.team.balance import balancer_for
 from verbena.team.card import Branch, BusDriver, EthernetPort
 from verbena.team.config import TeamConfig
-from verbena.team.frames import add_tag, flow_of, take_tag
+from verbena.team.frames import add_tag, flow_of, take_tag, with_source
 from verbena.team.heartbeat import ETHERTYPE as HEARTBEAT_TYPE
 from verbena.team.heartbeat import HeartbeatService
 from verbena.team.lacp import Aggregator, LacpPort
@@ -179,7 +179,16 @@ class IntermediateDriver:
 
     def fail(self, name: str) -> None:
         """The administrator takes a member out of use."""
-        self._apply(self.member(name), MemberEvent.DISABLE)
+        member = self.member(name)
+        self._apply(member, MemberEvent.DISABLE)
+        self._enable_port(member, False)
+
+    def _enable_port(self, member: Member, enabled: bool) -> None:
+        """The partner is to know, too."""
+        port = self._ports.get(member)
+        if port is not None and port.enabled != enabled:
+            port.enabled = enabled
+            self._select()
 
     def recover(self, name: str) -> None:
         """The administrator lets a member in again."""
@@ -187,6 +196,7 @@ class IntermediateDriver:
         self._apply(member, MemberEvent.ENABLE)
         if member.card.is_up and member.state is MemberState.DOWN:
             self._link_changed(member, True)
+        self._enable_port(member, True)
 
     def _link_changed(self, member: Member, up: bool) -> None:
         self._apply(member, MemberEvent.LINK_UP if up else MemberEvent.LINK_DOWN)
@@ -328,7 +338,7 @@ class IntermediateDriver:
             if is_arp and home is not None:
                 member = home
             else:
-                frame = frame[:6] + member.card.mac + frame[12:]
+                frame = with_source(frame, member.card.mac)
         member.count(what, len(frame), now)
         if member.branch.transmit(add_tag(frame, card.vlan)):
             return True
@@ -403,8 +413,6 @@ class IntermediateDriver:
         port = self._ports.get(member)
         if port is None or frame[:6] != SLOW_PROTOCOLS_GROUP:
             return "slow_protocol"
-        if member.state is MemberState.DISABLED:
-            return "inactive"
         port.receive(frame[14:])
         return ""
 

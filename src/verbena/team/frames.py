@@ -19,16 +19,58 @@ class Tagged(NamedTuple):
     frame: bytes
 
 
+class OffloadFrame(bytes):
+    """A frame whose checksum or segmentation is still to be done, as its virtio_net_hdr (10 bytes) says."""
+
+    header: bytes
+
+    def __new__(cls, frame: bytes, header: bytes) -> OffloadFrame:
+        made = super().__new__(cls, frame)
+        made.header = header
+        return made
+
+
+def like(frame: bytes, made: bytes, shift: int = 0) -> bytes:
+    """`made` with what is to be done to `frame`, of which it is a changed copy.
+
+    shift: bytes by which what follows the addresses has moved.
+    """
+    header = getattr(frame, "header", None)
+    if header is None:
+        return made
+    if shift and header[0] & 1:
+        size, start = (int.from_bytes(header[at : at + 2], "little") for at in (2, 6))
+        size += shift if size else 0
+        start += shift
+        header = (
+            header[:2] + size.to_bytes(2, "little") + header[4:6] + start.to_bytes(2, "little") + header[8:]
+        )
+    return OffloadFrame(made, header)
+
+
+def is_large(frame: bytes) -> bool:
+    """Will it be cut into segments?"""
+    header = getattr(frame, "header", None)
+    return header is not None and header[1] != 0
+
+
+def with_source(frame: bytes, mac: bytes) -> bytes:
+    """The frame from another address."""
+    return like(frame, frame[:6] + mac + frame[12:])
+
+
 def add_tag(frame: bytes, vlan: int) -> bytes:
     """The frame with a tag; as it is for VLAN 0."""
-    return frame[:12] + ETHERTYPE_VLAN + vlan.to_bytes(2, "big") + frame[12:] if vlan else frame
+    if not vlan:
+        return frame
+    return like(frame, frame[:12] + ETHERTYPE_VLAN + vlan.to_bytes(2, "big") + frame[12:], 4)
 
 
 def take_tag(frame: bytes) -> Tagged:
     """Take off the outer tag, if there is one."""
     if frame[12:14] != ETHERTYPE_VLAN or len(frame) < 18:
         return Tagged(0, frame)
-    return Tagged((frame[14] << 8 | frame[15]) & 0xFFF, frame[:12] + frame[16:])
+    return Tagged((frame[14] << 8 | frame[15]) & 0xFFF, like(frame, frame[:12] + frame[16:], -4))
 
 
 class Flow(NamedTuple):

@@ -124,6 +124,8 @@ class LacpPort:
         self.receive_state = ReceiveState.PORT_DISABLED
         self.mux_state = MuxState.DETACHED
         self.selected = False
+        self.enabled = True
+        """May it be selected?  The administrator's."""
         self.counters = counters
         self._clock = clock
         self._send = send
@@ -341,7 +343,8 @@ class Aggregator:
         """Look at all ports again."""
         groups: dict[tuple[int, bytes, int], list[LacpPort]] = {}
         for port in self.ports:
-            if not port.is_individual and port.receive_state is not ReceiveState.PORT_DISABLED:
+            usable = port.enabled and port.receive_state is not ReceiveState.PORT_DISABLED
+            if usable and not port.is_individual:
                 groups.setdefault(port.group, []).append(port)
         best: list[LacpPort] = []
         for members in groups.values():
@@ -354,7 +357,7 @@ class Aggregator:
                 port.select(False)
         for port in best:
             port.select(True)
-        defaulted = [port for port in self.ports if port.receive_state is ReceiveState.DEFAULTED]
+        defaulted = [p for p in self.ports if p.enabled and p.receive_state is ReceiveState.DEFAULTED]
         self.alone = defaulted[0] if defaulted and not groups else None
 
     def may_carry(self, port: LacpPort) -> bool:

@@ -14,6 +14,7 @@ from verbena.errors import InvalidAttributeError
 from verbena.team.announce import Snoop
 from verbena.team.card import Upper
 from verbena.team.config import check_vlan
+from verbena.team.frames import is_large
 from verbena.team.trace import Layer, PathTrace
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class VirtualCard(Upper):
         if not self.is_up or not self.is_open:
             counters["drop.tx.down"] += 1
             return False
-        if not SMALLEST <= len(frame) <= SMALLEST + self.mtu:
+        if not SMALLEST <= len(frame) <= SMALLEST + self.mtu and not is_large(frame):
             counters["drop.tx.length"] += 1
             return False
         if frame[12:14] == b"\x81\x00":
