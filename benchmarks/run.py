@@ -23,11 +23,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fabric
+import team
 from verbena import _pure
 
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
+    "team": team.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 

@@ -21,7 +21,7 @@ from verbena.team.trace import PathTrace
 
 @dataclass(frozen=True, slots=True)
 class RealTeamConfig:
-    """name: of the TAP devices, with ``.VLAN`` behind it.  members: interfaces; rdma: which of them are RDMA cards, with
+    """name: of the TAP devices, with ``.VLAN`` behind it.  members: interfaces.  rdma: those that are RDMA cards, with
     the address of each one's adapter.  addresses: of the VLAN groups; upload_address: of R-virtual."""
 
     name: str

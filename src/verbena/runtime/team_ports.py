@@ -181,9 +181,13 @@ class TapBinding:
             if read is None:
                 return
             frame, header = bytes(read[0]), read[1]
+            made = frame if header == PLAIN else OffloadFrame(frame, header)
+            if not self.trace.on:
+                self.card.transmit(made)
+                continue
             with self.trace.journey("out", len(frame)):
                 self.trace.hop(Layer.STACK)
-                self.card.transmit(frame if header == PLAIN else OffloadFrame(frame, header))
+                self.card.transmit(made)
 
     def close(self) -> None:
         """Remove the device."""

@@ -348,12 +348,18 @@ class IntermediateDriver:
     # --- up -----------------------------------------------------------------------------------------------
 
     def _received(self, member: Member, frame: bytes) -> None:
-        with self.trace.journey("in", len(frame)):
-            member.branch.trace_received()
-            self.trace.hop(Layer.INTERMEDIATE_DRIVER)
-            why = self._sort(member, frame)
-            if why:
-                member.counters[f"drop.rx.{why}"] += 1
+        if self.trace.on:
+            with self.trace.journey("in", len(frame)):
+                self._take(member, frame)
+        else:
+            self._take(member, frame)
+
+    def _take(self, member: Member, frame: bytes) -> None:
+        member.branch.trace_received()
+        self.trace.hop(Layer.INTERMEDIATE_DRIVER)
+        why = self._sort(member, frame)
+        if why:
+            member.counters[f"drop.rx.{why}"] += 1
 
     def _sort(self, member: Member, frame: bytes) -> str:
         """Find out whose frame it is; returns why it is dropped, if it is."""
