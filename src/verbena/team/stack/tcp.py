@@ -459,6 +459,8 @@ class TcpConnection:
         self._rto = min(max(wanted, self.options.least_rto_ns), self.options.most_rto_ns)
 
     def _set_timer(self) -> None:
+        if self.state is TcpState.TIME_WAIT:
+            return  # its timer runs already
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
