@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
 import pytest
@@ -39,10 +40,8 @@ def test_a_data_unit_survives_the_wire(actor: LacpInfo, partner: LacpInfo, delay
 
 @given(st.binary(max_size=130))
 def test_nothing_that_comes_raises_anything_else(payload: bytes) -> None:
-    try:
+    with contextlib.suppress(DecodeError):
         Lacpdu.parse(payload)
-    except DecodeError:
-        pass
 
 
 def aggregated(seed: int, links: int = 3, **more: object) -> Lab:

@@ -513,7 +513,6 @@ class Session(Pump):
             self._attempt_failed()
             if record.kind is Kind.REFUSE and record.value == RefuseReason.UNKNOWN:
                 self.end(ConnectionLost("the peer no longer knows the connection"))
-                self.on_change()
             return
         self._attempt_channel = None
         self._resume(channel, record, record.epoch)
@@ -545,7 +544,6 @@ class Session(Pump):
         self.apply(SessionEvent.RESUMED)
         if not self.tx.rewind(record.ack):
             self.break_off(f"resumes at {record.ack}, where it cannot be")
-            self.on_change()
             return
         self._limit = max(self._limit, record.limit)
         self.epoch = epoch - 1
@@ -562,11 +560,9 @@ class Session(Pump):
         now = self.clock.now()
         if self.state is SessionState.OPENING and now - self.opened_ns > self.config.give_up_ns:
             self.end(ConnectionTimeout("the peer does not answer"))
-            self.on_change()
         elif self.state is SessionState.RECOVERING:
             if now >= self._deadline:
                 self.end(ConnectionTimeout("no path to the peer has worked for too long"))
-                self.on_change()
             elif now >= self._attempt_until:
                 self._attempt_failed()
                 self._try()
@@ -601,6 +597,7 @@ class Session(Pump):
         self._attempt_failed()
         self.manager.event(self, f"ended: {error}")
         self.manager.finished(self)
+        self.on_change()
 
     def release(self) -> None:
         """Let its channels go, after it has ended."""
