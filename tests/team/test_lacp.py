@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -191,3 +193,36 @@ def test_the_machines_keep_to_their_tables(steps: list[str]) -> None:
         assert port.receive_state in {state for state, _ in RECEIVE} | set(RECEIVE.values())
         assert port.mux_state in {state for state, _ in MUX} | {MuxState.DETACHED}
     port.stop()
+
+
+@pytest.mark.parametrize("later", [0.0, 0.3, 0.9])
+def test_two_ends_that_are_alike_do_not_silence_each_other(later: float) -> None:
+    """Both send every period; what comes does not put off what goes, so that nobody ever times out."""
+    net = VirtualTime()
+    ends: list[LacpPort] = []
+    seen: set[tuple[ReceiveState, bool]] = set()
+    delays = itertools.cycle((9, 7, 5, 4, 3, 2, 1))  # each comes a little earlier than it was due
+
+    def note(port: LacpPort) -> None:
+        seen.add((port.receive_state, port.distributing))
+
+    def cross(to: int) -> Callable[[Lacpdu], None]:
+        def send(pdu: Lacpdu) -> None:
+            payload = pdu.frame(bytes(6))[14:]
+            delay = next(delays) * TIMES.fast_periodic // 200 if to else 1000
+            net.clock.call_at(net.now + delay, lambda: ends[to].receive(payload))
+
+        return send
+
+    for i in range(2):
+        system = bytes((2, 0, 0, 0, 0, i + 1))
+        ends.append(LacpPort(net.clock, system, 1, 1, cross(1 - i), note, Counter(), times=TIMES))
+    ends[0].link(True)
+    net.run_for(round(later * TIMES.fast_periodic))
+    ends[1].link(True)
+    for port in ends:
+        port.select(True)
+    net.run_for(4 * TIMES.short_timeout)
+    seen.clear()
+    net.run_for(10 * TIMES.short_timeout)
+    assert seen == {(ReceiveState.CURRENT, True)}

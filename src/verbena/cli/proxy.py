@@ -55,9 +55,10 @@ async def join(one: Ends, other: Ends, quiet: bool) -> None:
             writer.close()
 
 
-async def _serve(
+async def serve(
     node: DirectNode, listen: str | None, via: str | None, accept: int | None, to: str | None, quiet: bool
 ) -> None:
+    """Run until cancelled."""
     waiting: list[object] = []
     if listen is not None and via is not None:
         peer = endpoint(via, "--via")
@@ -107,5 +108,5 @@ def proxy(
     if (listen is None) != (via is None) or (accept is None) != (to is None):
         raise InvalidAttributeError("--listen goes with --via, and --accept with --to")
     with DirectNode(upload, team, rdma) as node, contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_serve(node, listen, via, accept, to, quiet))
+        asyncio.run(serve(node, listen, via, accept, to, quiet))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from verbena.cli.proxy import serve
 from verbena.errors import SystemLimitError, VerbenaError
 from verbena.runtime.real_team import RealTeam
 from verbena.scenario.team_file import load_team
@@ -87,10 +89,11 @@ def tables(status: dict[str, Any]) -> Group:
         groups.add_row(g["name"], str(g["vlan"]), "up" if g["up"] else "down", str(g["tx"]), str(g["rx"]))
     shown: list[Any] = [members, groups]
     if status["connections"]:
-        table = Table("connection", "path", "state", "sent", "received", "load, Mb/s", "moves", "stall, ms")
+        table = Table("connection", "path", "MB sent", "MB received", "Mb/s", "moves", "stall, ms")
         for c in status["connections"]:
-            counts = (str(c["sent"]), str(c["received"]), _rate(c["load_bps"]), str(c["moves"]))
-            table.add_row(c["identity"], c["path"], c["state"], *counts, f"{c['stall_ms']:.2f}")
+            path = c["path"] if c["state"] == "ESTABLISHED" else f"{c['path']}, {c['state']}"
+            counts = (f"{c['sent'] / 1e6:.1f}", f"{c['received'] / 1e6:.1f}", _rate(c["load_bps"]))
+            table.add_row(c["identity"], path, *counts, str(c["moves"]), f"{c['stall_ms']:.2f}")
         shown.append(table)
     shown += [f"{e['ago_s']:8.3f} s ago  {e['text']}" for e in status["events"]]
     return Group(*shown)
@@ -115,6 +118,10 @@ def up(file: str, control: str, quiet: bool) -> int:
         with RealTeam(config) as team:
             server.listen(4)
             threading.Thread(target=_serve, args=(team, server), daemon=True).start()
+            for one in config.proxies:
+                assert team.node is not None
+                work = serve(team.node, one.listen, one.via, one.accept, one.to, True)
+                threading.Thread(target=asyncio.run, args=(work,), daemon=True).start()
             if quiet or not console.is_terminal:
                 _print_events(team, stop)
             else:

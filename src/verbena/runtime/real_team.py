@@ -20,9 +20,21 @@ from verbena.team.trace import PathTrace
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """TCP connections to `listen` are carried to the node and port `via`; those carried to the port `accept` go on to
+    the program at `to`.  All but accept: ``ADDRESS:PORT``."""
+
+    listen: str | None = None
+    via: str | None = None
+    accept: int | None = None
+    to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RealTeamConfig:
     """name: of the TAP devices, with ``.VLAN`` behind it.  members: interfaces.  rdma: those that are RDMA cards, with
-    the address of each one's adapter.  addresses: of the VLAN groups; upload_address: of R-virtual."""
+    the address of each one's adapter.  addresses: of the VLAN groups; upload_address: of
+    R-virtual.  proxies: for unmodified programs."""
 
     name: str
     team: TeamConfig
@@ -30,6 +42,7 @@ class RealTeamConfig:
     addresses: dict[int, str]
     rdma: dict[str, str]
     upload_address: str | None = None
+    proxies: tuple[ProxyConfig, ...] = ()
 
 
 class RealTeam:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbena.errors import FabricFileError, InvalidAttributeError
-from verbena.runtime.real_team import RealTeamConfig
+from verbena.runtime.real_team import ProxyConfig, RealTeamConfig
 from verbena.team.balance import Mode
 from verbena.team.config import MILLISECOND, TeamConfig
 
@@ -37,6 +37,15 @@ class RdmaEntry(_Strict):
     adapters: dict[str, str]
 
 
+class ProxyEntry(_Strict):
+    """Unmodified TCP programs over connections that can be offloaded."""
+
+    listen: str | None = None
+    via: str | None = None
+    accept: int | None = Field(default=None, ge=1, le=65535)
+    to: str | None = None
+
+
 class TeamEntry(_Strict):
     """The whole file."""
 
@@ -52,6 +61,7 @@ class TeamEntry(_Strict):
     preempt: bool = False
     probe: ProbeEntry | None = None
     rdma: RdmaEntry | None = None
+    proxies: list[ProxyEntry] = []
 
 
 def parse_team(text: str) -> RealTeamConfig:
@@ -80,6 +90,11 @@ def _config(entry: TeamEntry) -> RealTeamConfig:
         strangers = [name for name in entry.rdma.adapters if name not in entry.members]
         if strangers:
             raise InvalidAttributeError(f"rdma.adapters: {strangers[0]} is no member of the team")
+    if entry.proxies and entry.rdma is None:
+        raise InvalidAttributeError("proxies: need rdma, that there is something to offload to")
+    for each in entry.proxies:
+        if (each.listen is None) != (each.via is None) or (each.accept is None) != (each.to is None):
+            raise InvalidAttributeError("proxies: listen goes with via, and accept with to")
     team = TeamConfig(
         mode=Mode(entry.mode),
         aggregated=entry.aggregated,
@@ -102,6 +117,7 @@ def _config(entry: TeamEntry) -> RealTeamConfig:
         addresses=dict(entry.vlans),
         rdma={} if entry.rdma is None else dict(entry.rdma.adapters),
         upload_address=None if entry.rdma is None else entry.rdma.address,
+        proxies=tuple(ProxyConfig(each.listen, each.via, each.accept, each.to) for each in entry.proxies),
     )
 
 

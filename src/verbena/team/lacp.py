@@ -135,6 +135,7 @@ class LacpPort:
         self._wait: Timer | None = None
         self._later: Timer | None = None
         self._sent: list[int] = []
+        self._period_ns = 0
 
     # --- what is seen from outside ------------------------------------------------------------------------
 
@@ -297,13 +298,17 @@ class LacpPort:
 
     def _set_periodic(self) -> None:
         """The periodic machine (6.4.14): nothing is sent where both ends are passive."""
-        self._stop_periodic()
         either = (self.actor.state | self.partner.state) & LacpState.ACTIVITY
         if self.receive_state is ReceiveState.PORT_DISABLED or not either:
+            self._stop_periodic()
             return
         fast = self.partner.state & LacpState.TIMEOUT
         after = self.times.fast_periodic if fast else self.times.slow_periodic
-        self._periodic = self._clock.call_at(self._clock.now() + after, self._period)
+        if self._periodic is None or after != self._period_ns:
+            # What comes in does not put off what goes out: else two ends that are alike would silence each other.
+            self._stop_periodic()
+            self._period_ns = after
+            self._periodic = self._clock.call_at(self._clock.now() + after, self._period)
 
     def _period(self) -> None:
         self._periodic = None
