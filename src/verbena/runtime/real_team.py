@@ -66,7 +66,7 @@ class RealTeam:
 
     def _build(self) -> None:
         config = self.config
-        first = PacketPort(self.loop, self.watch, config.members[0]) if config.members else None
+        first = self._port(config.members[0]) if config.members else None
         if first is None:
             raise InvalidAttributeError("a team begins with one member at least")
         self.ports[first.name] = first
@@ -87,10 +87,13 @@ class RealTeam:
         for name in config.members:
             self.add(name)
 
+    def _port(self, name: str) -> PacketPort:
+        return PacketPort(self.loop, self.watch, name, rdma=name in self.config.rdma)
+
     def add(self, name: str) -> None:
         """Take an interface into the team while traffic flows."""
         with self.loop.lock:
-            port = self.ports.get(name) or PacketPort(self.loop, self.watch, name)
+            port = self.ports.get(name) or self._port(name)
             self.ports[name] = port
             bus = BusDriver(port, self.trace) if name in self.config.rdma else None
             self.driver.add(port, bus=bus)

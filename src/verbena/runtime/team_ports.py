@@ -8,6 +8,7 @@ and go are told by the kernel the moment that they do (rtnetlink(7)), not found 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import socket
 import struct
@@ -21,6 +22,7 @@ from verbena.team.card import Upper
 from verbena.team.frames import OffloadFrame, add_tag
 from verbena.team.miniport import VirtualCard
 from verbena.team.trace import Layer, PathTrace
+from verbena.wire.ip import ROCE_PORT
 from verbena.wire.offload import PLAIN
 
 ETH_P_ALL = 0x0003
@@ -34,6 +36,23 @@ RTMGRP_LINK, RTM_NEWLINK, RTM_DELLINK = 1, 16, 17
 BURST = 64
 LARGEST = 65_600
 BUFFERS = 4 << 20
+
+
+SO_ATTACH_FILTER = 26
+NOT_ROCE = (
+    (0x28, 0, 0, 12),  # the type
+    (0x15, 0, 8, 0x0800),
+    (0x30, 0, 0, 23),  # the protocol of IPv4
+    (0x15, 0, 6, 17),
+    (0x28, 0, 0, 20),  # a fragment that is not the first
+    (0x45, 4, 0, 0x1FFF),
+    (0xB1, 0, 0, 14),  # the length of the header
+    (0x48, 0, 0, 16),  # the port of UDP
+    (0x15, 0, 1, ROCE_PORT),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 0x40000),
+)
+"""A packet filter (bpf(4)): everything but what belongs to the adapter on the card, which the driver shall not see."""
 
 
 class LinkWatch:
@@ -71,13 +90,13 @@ class LinkWatch:
 
 
 class PacketPort(Upper):
-    """An Ethernet interface as a member.  Implements `team.card.EthernetPort`.
+    """An Ethernet interface as a member.  Implements `team.card.EthernetPort`.  rdma: an adapter is on it, too.
 
     Raises `SystemLimitError` where there is no such interface, or packet sockets need a right that is missing.
     `counters`: ``tx``, ``rx`` and drops by reason.
     """
 
-    def __init__(self, loop: RealLoop, watch: LinkWatch, name: str) -> None:
+    def __init__(self, loop: RealLoop, watch: LinkWatch, name: str, *, rdma: bool = False) -> None:
         super().__init__()
         self.loop = loop
         self.name = name
@@ -96,6 +115,10 @@ class PacketPort(Upper):
             self._sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             member = struct.pack("iHH8s", self.index, PACKET_MR_PROMISC, 0, b"")
             self._sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
+            if rdma:
+                code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in NOT_ROCE))
+                program = struct.pack("HL", len(NOT_ROCE), ctypes.addressof(code))
+                self._sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 self._sock.setsockopt(socket.SOL_SOCKET, option, BUFFERS)
             self._sock.bind((name, ETH_P_ALL))
