@@ -12,6 +12,7 @@ import ipaddress
 import random
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
@@ -25,13 +26,15 @@ from verbena.team.card import BusDriver, Upper
 from verbena.team.offload.channel import Channel
 from verbena.team.offload.manager import Address, SocketsDirect
 from verbena.team.offload.policy import Policy, default_policy
-from verbena.team.offload.rdma import RdmaCard
+from verbena.team.offload.rdma import RdmaCard, RdmaChannel
 from verbena.team.offload.session import Session
 from verbena.team.offload.states import OffloadConfig, Path
 from verbena.team.trace import PathTrace
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.context import Context
 
+SPIN = 0.0002
+"""Seconds for which a program that waits for an offloaded connection looks itself."""
 REAL = OffloadConfig(
     send_buffer=4 << 20,
     receive_buffer=4 << 20,
@@ -295,6 +298,14 @@ class DirectSocket:
         """With the lock held."""
         if ready():
             return
+        session = self.session
+        if session is not None and isinstance(session.channel, RdmaChannel) and self._timeout != 0:
+            # As for completion queues: look for a moment before sleeping.  A wake-up takes longer than most waits.
+            until = time.perf_counter() + SPIN
+            while isinstance(session.channel, RdmaChannel) and time.perf_counter() < until:
+                session.channel.poll()
+                if ready():
+                    return
         if self._timeout == 0:
             raise BlockingIOError(errno.EAGAIN, "nothing now")
         if not self._changed.wait_for(ready, self._timeout):

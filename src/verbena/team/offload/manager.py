@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from verbena.clock import Clock, Timer
 from verbena.errors import InvalidAttributeError, ResourceError
 from verbena.team.offload.channel import Channel
+from verbena.team.offload.moves import Mover
 from verbena.team.offload.policy import ConnectionParameters, Policy, default_policy
 from verbena.team.offload.rdma import RdmaCard, RdmaChannel, UserModeDriver
 from verbena.team.offload.record import Claim, Greeting, Kind, Record, RefuseReason
@@ -194,7 +195,7 @@ class SocketsDirect:
 
     # --- what sessions ask --------------------------------------------------------------------------------
 
-    def dial(self, path: Path, session: Session) -> Channel | None:
+    def dial(self, path: Path, session: Mover) -> Channel | None:
         """A TCP connection to the session's peer; None where there is no such path."""
         peer = session.peer
         if peer is None or path not in self.ways(session):
@@ -202,7 +203,7 @@ class SocketsDirect:
         address = peer.upload if path is Path.UPLOAD else peer.team
         return self._network.dial(path, (address, peer.port))
 
-    def ways(self, session: Session) -> list[Path]:
+    def ways(self, session: Mover) -> list[Path]:
         """The paths through the stack that exist at both ends, and are up at this one; the best first."""
         peer = session.peer
         found = []
@@ -222,7 +223,7 @@ class SocketsDirect:
         driver = self.user_driver()
         return 1024 if driver is None else driver.card.context.query_port().active_mtu
 
-    def may_offload(self, session: Session) -> RefuseReason | None:
+    def may_offload(self, session: Mover) -> RefuseReason | None:
         """Why a peer's offer is refused; None: it is not."""
         if self.user_driver() is None:
             return RefuseReason.NO_RDMA
@@ -237,7 +238,7 @@ class SocketsDirect:
         """Has this host no RDMA card now?"""
         return self.user_driver() is None
 
-    def event(self, session: Session, text: str) -> None:
+    def event(self, session: Mover, text: str) -> None:
         """Note what happens to a connection."""
         now = self.clock.now()
         self.events.append((now, session.identity, text))
@@ -289,7 +290,7 @@ class SocketsDirect:
 
     # --- policy -------------------------------------------------------------------------------------------
 
-    def parameters(self, session: Session) -> ConnectionParameters:
+    def parameters(self, session: Mover) -> ConnectionParameters:
         """What the policy looks at."""
         now = self.clock.now()
         driver = self.user_driver()

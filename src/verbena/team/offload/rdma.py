@@ -241,6 +241,18 @@ class RdmaChannel(ChannelEvents):
             if self.room:
                 self.on_room()
 
+    def poll(self) -> bool:
+        """Look at what has come without being called, for a program that waits; was there anything?"""
+        entries = [] if self.queue is None or not self._open else self.queue.poll(64)
+        for entry in entries:
+            if not self._was_closed():
+                self._entry(entry)
+        if entries and not self._was_closed():
+            self._flush()
+            if self.room:
+                self.on_room()
+        return bool(entries)
+
     def _was_closed(self) -> bool:
         return not self._open
 
