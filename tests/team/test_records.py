@@ -124,7 +124,7 @@ class Streams(RuleBasedStateMachine):
 
     @invariant()
     def exact(self) -> None:
-        got = self.read + bytes(self.rx._ready)
+        got = self.read + b"".join(self.rx._pieces)
         assert self.written.startswith(got)
         assert self.tx.base <= self.tx.following <= self.tx.most <= self.tx.end
         if self.tx.done:

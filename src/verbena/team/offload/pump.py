@@ -194,7 +194,7 @@ class Pump:
         """DATA or FIN, in the present epoch."""
         before = self.rx.expected
         if record.kind is Kind.DATA:
-            good = self.rx.put(record.offset, record.body)
+            good = self.rx.put(record.offset, bytes(record.body))
         else:
             good = self.rx.put_end(record.offset)
         if not good:

@@ -91,7 +91,7 @@ class Record:
     offset: int = 0
     ack: int = 0
     limit: int = 0
-    body: bytes = b""
+    body: bytes | memoryview = b""
     value: int = 0
 
     def head(self) -> bytes:
