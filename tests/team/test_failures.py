@@ -223,6 +223,18 @@ def test_nobody_listens(seed: int) -> None:
     assert b.sockets.counters["refused.no_listener"] == 1
 
 
+def test_a_host_without_room_for_a_connection_refuses_it(seed: int) -> None:
+    lab = Lab(seed)
+    a, b = lab.host(), lab.host(offload=OffloadConfig(most_connections=1))
+    lab.run(5)
+    near, _far = connect(lab, near=_Quiet, far=_Quiet)
+    session = a.sockets.connect(b.paths[Path.UPLOAD].packed, PORT)
+    lab.until(lambda: session.error is not None, 100)
+    assert str(session.error) == "the peer has room for no more connections"
+    assert b.sockets.counters["refused.no_resources"] == 1
+    assert near.session.error is None
+
+
 # --- peers that misbehave ----------------------------------------------------------------------------------------
 
 

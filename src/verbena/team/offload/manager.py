@@ -165,6 +165,10 @@ class SocketsDirect:
             self.counters["refused.no_listener"] += 1
             self._refuse(channel, RefuseReason.NO_LISTENER)
             return
+        if len(self.sessions) >= self.config.most_connections:
+            self.counters["refused.no_resources"] += 1
+            self._refuse(channel, RefuseReason.NO_RESOURCES)
+            return
         session = self._make(greeting.session, greeting.token, leads=False)
         session.take_ack(record)
         session.greet(channel, Kind.WELCOME, self._greeting(session, greeting.wanted), greeting)

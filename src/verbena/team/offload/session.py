@@ -92,7 +92,11 @@ class Session(Mover):
         if record.kind is Kind.WELCOME:
             self._welcomed(record)
         elif record.kind is Kind.REFUSE:
-            self.end(ConnectionRefused("the peer has nobody listening there", record.value))
+            full = record.value == RefuseReason.NO_RESOURCES
+            why = (
+                "the peer has room for no more connections" if full else "the peer has nobody listening there"
+            )
+            self.end(ConnectionRefused(why, record.value))
         else:
             self.break_off(f"begins with {record.kind.name}")
 

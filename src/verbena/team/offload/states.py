@@ -78,6 +78,7 @@ class OffloadConfig:
     """Settings of the sockets-direct layer; times in nanoseconds, sizes in bytes.
 
     send_buffer, receive_buffer: of each connection.  slots, slot_size: buffers of a queue pair in each direction.
+    most_queue_pairs: of a card; most_connections: of a host, more are refused.
     stall_ns: bytes are under way and nothing is heard: the path has failed.  keepalive_ns: of idle connections.
     move_ns: within which a new path has to work.  attempt_ns: for one attempt to resume; give_up_ns: for all.
     evaluate_ns: how often the policy is asked.  hold_ns: after a failed move no other one for so long, and twice as
@@ -92,6 +93,7 @@ class OffloadConfig:
     slots: int = 16
     slot_size: int = 16_384
     most_queue_pairs: int = 256
+    most_connections: int = 16_384
     stall_ns: int = 250 * MILLISECOND
     keepalive_ns: int = 500 * MILLISECOND
     move_ns: int = 100 * MILLISECOND
