@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from verbena.clock import Clock, Timer
 from verbena.errors import ConnectionLost, ConnectionRefused, ConnectionTimeout, InvalidStateError
+from verbena.team.stack.tcp_congestion import MASK, Congestion, RoundTrip, minus
 from verbena.team.stack.tcp_states import (
     MAY_RECEIVE,
     MAY_SEND,
@@ -22,20 +23,12 @@ from verbena.team.stack.tcp_states import (
 )
 from verbena.wire.tcp import TcpFlag, TcpSegment
 
-MASK = 0xFFFFFFFF
-HALF = 1 << 31
 LARGEST_WINDOW = 0xFFFF
 SCALE = 7
-DUPLICATES = 3
 FIN, SYN, RST, PSH, ACK = TcpFlag.FIN, TcpFlag.SYN, TcpFlag.RST, TcpFlag.PSH, TcpFlag.ACK
 
 Send = Callable[[int, int, int, int, bytes, int | None, int | None], None]
 """seq, ack, flags, window field, data, mss, scale."""
-
-
-def _minus(a: int, b: int) -> int:
-    """a - b as sequence numbers: negative if a is before b."""
-    return (a - b + HALF & MASK) - HALF
 
 
 class TcpConnection:
@@ -70,13 +63,8 @@ class TcpConnection:
         self._fin = False
         self._window = 0
         self._scale_out = self._scale_in = 0
-        self._cwnd = options.initial_segments * mss
-        self._ssthresh = 1 << 30
-        self._duplicates = 0
-        self._recover: int | None = None
-        self._rto = options.first_rto_ns
-        self._srtt = 0
-        self._rttvar = 0
+        self._congestion = Congestion(mss, options.initial_segments)
+        self._round_trip = RoundTrip(options)
         self._timed: tuple[int, int] | None = None
         self._tries = 0
         self._timer: Timer | None = None
@@ -188,7 +176,7 @@ class TcpConnection:
     def _take_syn(self, segment: TcpSegment) -> None:
         self._expected = segment.seq + 1 & MASK
         self.mss = min(self.mss, segment.mss or 536)
-        self._cwnd = self.options.initial_segments * self.mss
+        self._congestion = Congestion(self.mss, self.options.initial_segments)
         if segment.scale is not None:
             self._scale_out, self._scale_in = segment.scale, SCALE
         self._window = segment.window
@@ -243,26 +231,26 @@ class TcpConnection:
         """RFC 9293, 3.10.7.4: does it begin or end in the window?"""
         window = max(self._receive_window(), 1)
         length = len(segment.data) + bool(segment.flags & FIN) + bool(segment.flags & SYN)
-        first = _minus(segment.seq, self._expected)
+        first = minus(segment.seq, self._expected)
         return 0 <= first < window or 0 <= first + max(length, 1) - 1 < window or first == window == 0
 
     def _take_ack(self, segment: TcpSegment) -> bool:
         """False: nothing else of the segment may be looked at."""
-        if _minus(segment.ack, self._most) > 0:
+        if minus(segment.ack, self._most) > 0:
             self.counters["tcp.drop.ack"] += 1
             self._acknowledge()
             return False
         if self.state is TcpState.SYN_RECEIVED:
-            if _minus(segment.ack, self._una) <= 0:
+            if minus(segment.ack, self._una) <= 0:
                 return False
             self._una = self._una + 1 & MASK
             self._tries = 0
-            self._rto = self.options.least_rto_ns
+            self._round_trip.restore()
             self._window = segment.window << self._scale_out
             self._apply(TcpEvent.ACK_OF_SYN)
             self._set_timer()
             self.on_change()
-        moved = _minus(segment.ack, self._una)
+        moved = minus(segment.ack, self._una)
         if moved > 0:
             self._advance(segment.ack, moved)
         elif (
@@ -272,7 +260,10 @@ class TcpConnection:
             and self._next != self._una
             and segment.window << self._scale_out == self._window
         ):
-            self._duplicate()
+            flight = minus(self._next, self._una)
+            if self._congestion.duplicate(flight, self._most):
+                self.counters["tcp.fast_retransmissions"] += 1
+                self._retransmit()
         if moved >= 0:
             self._window = segment.window << self._scale_out
         return self.state is not TcpState.CLOSED
@@ -282,14 +273,15 @@ class TcpConnection:
         data = min(moved, len(self._buffer))
         del self._buffer[:data]
         self._una = ack
-        if _minus(self._next, ack) < 0:
+        if minus(self._next, ack) < 0:
             self._next = ack
         self._tries = 0
-        if self._timed is not None and _minus(ack, self._timed[0]) >= 0:
+        if self._timed is not None and minus(ack, self._timed[0]) >= 0:
             self._sample()
-        elif self._srtt:
-            self._set_rto()
-        self._grow(ack, data)
+        else:
+            self._round_trip.restore()
+        if self._congestion.acknowledged(ack, data):
+            self._retransmit()
         if self._fin and moved > data:
             self._apply(TcpEvent.ACK_OF_FIN)
             if self.state is TcpState.CLOSED:
@@ -298,35 +290,6 @@ class TcpConnection:
         self._set_timer()
         self.on_change()
 
-    def _grow(self, ack: int, data: int) -> None:
-        """Congestion control (RFC 5681, 3.1; NewReno's partial acknowledgements: RFC 6582, 3.2)."""
-        if self._recover is not None:
-            if _minus(ack, self._recover) >= 0:
-                self._recover = None
-                self._duplicates = 0
-                self._cwnd = self._ssthresh
-            else:
-                self._cwnd = max(self._cwnd - data + self.mss, self.mss)
-                self._retransmit()
-            return
-        self._duplicates = 0
-        if self._cwnd < self._ssthresh:
-            self._cwnd += min(data, 2 * self.mss)
-        else:
-            self._cwnd += max(1, self.mss * self.mss // self._cwnd)
-
-    def _duplicate(self) -> None:
-        self._duplicates += 1
-        if self._recover is not None:
-            self._cwnd += self.mss
-        elif self._duplicates == DUPLICATES:
-            self.counters["tcp.fast_retransmissions"] += 1
-            flight = _minus(self._next, self._una)
-            self._ssthresh = max(flight // 2, 2 * self.mss)
-            self._cwnd = self._ssthresh + DUPLICATES * self.mss
-            self._recover = self._most
-            self._retransmit()
-
     def _take_data(self, segment: TcpSegment) -> None:
         if self.state not in MAY_RECEIVE:
             self._acknowledge()  # a FIN that was sent again
@@ -334,10 +297,10 @@ class TcpConnection:
         data, at = segment.data, segment.seq
         if segment.flags & FIN:
             self._early_fin = at + len(data) & MASK
-        before = _minus(self._expected, at)
+        before = minus(self._expected, at)
         if before > 0:
             data, at = data[before:], self._expected
-        room = self._receive_window() - _minus(at, self._expected)
+        room = self._receive_window() - minus(at, self._expected)
         data = data[: max(0, room)]
         in_order = at == self._expected
         if data and len(self._early.get(at, b"")) < len(data):
@@ -365,8 +328,8 @@ class TcpConnection:
         while self._early:
             data = self._early.pop(self._expected, None)
             if data is None:
-                at = min(self._early, key=lambda each: _minus(each, self._expected))
-                before = _minus(self._expected, at)
+                at = min(self._early, key=lambda each: minus(each, self._expected))
+                before = minus(self._expected, at)
                 if before <= 0:
                     return
                 data = self._early.pop(at)[before:]
@@ -399,10 +362,10 @@ class TcpConnection:
         if self.state not in SENDING:
             return
         while True:
-            sent = _minus(self._next, self._una)
+            sent = minus(self._next, self._una)
             if sent < 0 or sent > len(self._buffer):
                 return  # everything, and the FIN
-            usable = min(self._window, self._cwnd) - sent
+            usable = min(self._window, self._congestion.window) - sent
             size = min(self.mss, len(self._buffer) - sent, usable)
             last = self._fin and sent + max(size, 0) == len(self._buffer)
             if size <= 0 and not (last and sent == len(self._buffer)):
@@ -419,7 +382,7 @@ class TcpConnection:
         data = bytes(self._buffer[offset : offset + size])
         seq = self._una + offset & MASK
         end = seq + size + last & MASK
-        if _minus(end, self._most) > 0:
+        if minus(end, self._most) > 0:
             if self._timed is None and size:
                 self._timed = (end, self.clock.now())
             self._most = end
@@ -447,16 +410,7 @@ class TcpConnection:
             return
         took = max(1, self.clock.now() - self._timed[1])
         self._timed = None
-        if self._srtt:
-            self._rttvar = (3 * self._rttvar + abs(self._srtt - took)) // 4
-            self._srtt = (7 * self._srtt + took) // 8
-        else:
-            self._srtt, self._rttvar = took, took // 2
-        self._set_rto()
-
-    def _set_rto(self) -> None:
-        wanted = self._srtt + max(1, 4 * self._rttvar)
-        self._rto = min(max(wanted, self.options.least_rto_ns), self.options.most_rto_ns)
+        self._round_trip.sample(took)
 
     def _set_timer(self) -> None:
         if self.state is TcpState.TIME_WAIT:
@@ -465,7 +419,7 @@ class TcpConnection:
             self._timer.cancel()
             self._timer = None
         if self._una != self._most or self._buffer or (self._fin and self.state in SENDING):
-            self._timer = self.clock.call_at(self.clock.now() + self._rto, self._expired)
+            self._timer = self.clock.call_at(self.clock.now() + self._round_trip.timeout, self._expired)
 
     def _expired(self) -> None:
         """RFC 6298, 5: go back to the first byte that is not acknowledged; probes a shut window, too."""
@@ -475,18 +429,15 @@ class TcpConnection:
             self._end(ConnectionTimeout("the peer no longer answers"), TcpEvent.EXPIRE)
             return
         self.counters["tcp.timeouts"] += 1
-        self._rto = min(2 * self._rto, self.options.most_rto_ns)
+        self._round_trip.back_off()
         self._timed = None
         if self.state is TcpState.SYN_SENT:
             self._say(self._una, SYN, b"", with_options=True)
         elif self.state is TcpState.SYN_RECEIVED:
             self._say(self._una, SYN | ACK, b"", with_options=True)
         else:
-            if self._window or self._una != self._next:
-                self._ssthresh = max(_minus(self._next, self._una) // 2, 2 * self.mss)
-                self._cwnd = self.mss
-            self._duplicates = 0
-            self._recover = None
+            lost = bool(self._window) or self._una != self._next
+            self._congestion.timed_out(minus(self._next, self._una), lost)
             self._next = self._una
             if self._window:
                 self._output()
