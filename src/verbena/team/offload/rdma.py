@@ -243,7 +243,10 @@ class RdmaChannel(ChannelEvents):
 
     def poll(self) -> bool:
         """Look at what has come without being called, for a program that waits; was there anything?"""
-        entries = [] if self.queue is None or not self._open else self.queue.poll(64)
+        if self.queue is None or not self._open:
+            return False
+        self.card.context.driver.progress()
+        entries = self.queue.poll(64)
         for entry in entries:
             if not self._was_closed():
                 self._entry(entry)
