@@ -27,6 +27,7 @@ from rich.table import Table
 import fabric
 import lan
 import memory
+import team
 from verbena import _pure
 
 GROUPS = {
@@ -35,6 +36,7 @@ GROUPS = {
     "handlers": handlers.BENCHMARKS,
     "memory": memory.BENCHMARKS,
     "lan": lan_tap.BENCHMARKS | lan.BENCHMARKS,
+    "team": team.BENCHMARKS,
     "topology": topology.BENCHMARKS,
 }
 

@@ -23,6 +23,7 @@ PAGES = {
     "handlers": ROOT / "docs" / "completion-handlers.md",
     "lan": ROOT / "docs" / "lan.md",
     "fabric_processes": ROOT / "docs" / "fabric-real-time.md",
+    "team": ROOT / "docs" / "teaming.md",
 }
 REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}
 

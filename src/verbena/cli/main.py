@@ -18,6 +18,7 @@ import typer
 import verbena
 from verbena.cli.diags import COMMANDS
 from verbena.cli.lan import app as lan_app
+from verbena.cli.team_commands import proxy, team_app
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 LARGEST_MESSAGE = (1 << 31) - 1
@@ -545,6 +546,8 @@ def handlers(
 app.add_typer(lan_app)
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
+app.command()(proxy)
+app.add_typer(team_app)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------
@@ -558,7 +561,7 @@ def _say(name: str, message: str) -> None:
 def _name(arguments: Sequence[str]) -> str:
     """The command that runs, with its subcommand."""
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    if arguments[:1] == ["lan"]:
+    if arguments[:1] and arguments[0] in {group.name for group in app.registered_groups}:
         return " ".join(["verbena", *arguments[:2]])
     return " ".join(["verbena", *(word for word in arguments[:1] if word in known)])
 

@@ -1,0 +1,147 @@
+"""``verbena team``: runs a team, and talks to one that runs, over a control socket (one line of JSON each way)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from verbena.cli.proxy import serve
+from verbena.errors import SystemLimitError, VerbenaError
+from verbena.runtime.real_team import RealTeam
+from verbena.scenario.team_file import load_team
+from verbena.team.driver import TeamEvent
+from verbena.team.offload.states import Path as Way
+
+LONGEST = 4096
+
+
+def answer(team: RealTeam, request: dict[str, Any]) -> dict[str, Any]:
+    """What the running team says to a request."""
+    what, name = request.get("what"), str(request.get("name", ""))
+    try:
+        if what == "fail":
+            team.fail(name)
+        elif what == "recover":
+            team.recover(name)
+        elif what in ("offload", "upload"):
+            team.pin(name, Way[what.upper()])
+        elif what != "status":
+            return {"error": f"a team knows no {what!r}"}
+    except VerbenaError as error:
+        return {"error": str(error)}
+    return team.status()
+
+
+def _serve(team: RealTeam, server: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        with connection, contextlib.suppress(OSError, ValueError):
+            connection.settimeout(2)
+            request = json.loads(connection.makefile("rb").readline(LONGEST))
+            reply = answer(team, request if isinstance(request, dict) else {})
+            connection.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def ask(control: str, what: str, name: str = "") -> int:
+    """Ask a running team, and print what it says."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(control)
+        except OSError as error:
+            raise SystemLimitError(f"no team answers at {control}: {error.strerror}") from None
+        connection.settimeout(10)
+        connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
+        reply = json.loads(connection.makefile("rb").readline())
+    if "error" in reply:
+        raise SystemLimitError(reply["error"])
+    Console().print(tables(reply))
+    return 0
+
+
+def _rate(bps: float) -> str:
+    return f"{bps / 1e6:.1f}"
+
+
+def tables(status: dict[str, Any]) -> Group:
+    """Members, VLAN groups, connections, the last events."""
+    members = Table("member", "state", "load, Mb/s", "sent", "received", "dropped")
+    for m in status["members"]:
+        name = m["name"] + (" (RDMA)" if m["rdma"] else "")
+        state = m["state"] + (", receives" if m["receives"] else "")
+        numbers = (str(m["tx"]), str(m["rx"]), str(m["dropped"]))
+        members.add_row(name, state, _rate(m["load_bps"]), *numbers)
+    groups = Table("virtual card", "VLAN", "link", "sent", "received")
+    for g in status["groups"]:
+        groups.add_row(g["name"], str(g["vlan"]), "up" if g["up"] else "down", str(g["tx"]), str(g["rx"]))
+    shown: list[Any] = [members, groups]
+    if status["connections"]:
+        table = Table("connection", "path", "MB sent", "MB received", "Mb/s", "moves", "stall, ms")
+        for c in status["connections"]:
+            path = c["path"] if c["state"] == "ESTABLISHED" else f"{c['path']}, {c['state']}"
+            counts = (f"{c['sent'] / 1e6:.1f}", f"{c['received'] / 1e6:.1f}", _rate(c["load_bps"]))
+            table.add_row(c["identity"], path, *counts, str(c["moves"]), f"{c['stall_ms']:.2f}")
+        shown.append(table)
+    shown += [f"{e['ago_s']:8.3f} s ago  {e['text']}" for e in status["events"]]
+    return Group(*shown)
+
+
+def up(file: str, control: str, quiet: bool) -> int:
+    """Run a team until interrupted."""
+    config = load_team(file)
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if Path(control).is_socket():
+                os.unlink(control)
+        server.bind(control)
+    except OSError as error:
+        raise SystemLimitError(f"control socket {control}: {error.strerror}") from None
+    console = Console()
+    try:
+        with RealTeam(config) as team:
+            server.listen(4)
+            threading.Thread(target=_serve, args=(team, server), daemon=True).start()
+            for one in config.proxies:
+                assert team.node is not None
+                work = serve(team.node, one.listen, one.via, one.accept, one.to, True)
+                threading.Thread(target=asyncio.run, args=(work,), daemon=True).start()
+            if quiet or not console.is_terminal:
+                _print_events(team, stop)
+            else:
+                with Live(tables(team.status()), console=console, refresh_per_second=4) as live:
+                    while not stop.wait(0.5):
+                        live.update(tables(team.status()))
+    finally:
+        server.close()
+        with contextlib.suppress(OSError):
+            os.unlink(control)
+    return 0
+
+
+def _print_events(team: RealTeam, stop: threading.Event) -> None:
+    def tell(event: TeamEvent) -> None:
+        print(f"{event.when_ns / 1e9:.6f} {event.text}", flush=True)
+
+    with team.loop.lock:
+        for event in team.driver.events:
+            tell(event)
+        team.driver.on_event = tell
+    print("ready", flush=True)
+    stop.wait()

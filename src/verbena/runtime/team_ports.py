@@ -1,0 +1,219 @@
+"""A team's ends in real time: interfaces of the operating system as members, TAP devices as virtual cards.
+
+A member is a packet socket (Linux, packet(7)) on any Ethernet interface: a card, one end of a veth pair.  Large frames
+stay whole (``PACKET_VNET_HDR``), tags that the kernel has taken off come back (``PACKET_AUXDATA``), and links that come
+and go are told by the kernel the moment that they do (rtnetlink(7)), not found out by looking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+
+from verbena.errors import SystemLimitError
+from verbena.runtime.real_loop import RealLoop
+from verbena.runtime.tap import Tap
+from verbena.team.card import Upper
+from verbena.team.frames import OffloadFrame, add_tag
+from verbena.team.miniport import VirtualCard
+from verbena.team.trace import Layer, PathTrace
+from verbena.wire.ip import ROCE_PORT
+from verbena.wire.offload import PLAIN
+
+ETH_P_ALL = 0x0003
+SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_AUXDATA, PACKET_VNET_HDR = 263, 1, 8, 15
+PACKET_MR_PROMISC = 1
+PACKET_OUTGOING = 4
+TP_STATUS_VLAN_VALID = 0x10
+SIOCGIFHWADDR, SIOCGIFMTU, SIOCGIFINDEX, SIOCGIFFLAGS = 0x8927, 0x8921, 0x8933, 0x8913
+IFF_UP, IFF_RUNNING, IFF_LOWER_UP = 0x1, 0x40, 0x10000
+RTMGRP_LINK, RTM_NEWLINK, RTM_DELLINK = 1, 16, 17
+BURST = 64
+LARGEST = 65_600
+BUFFERS = 4 << 20
+
+
+SO_ATTACH_FILTER = 26
+NOT_ROCE = (
+    (0x28, 0, 0, 12),  # the type
+    (0x15, 0, 8, 0x0800),
+    (0x30, 0, 0, 23),  # the protocol of IPv4
+    (0x15, 0, 6, 17),
+    (0x28, 0, 0, 20),  # a fragment that is not the first
+    (0x45, 4, 0, 0x1FFF),
+    (0xB1, 0, 0, 14),  # the length of the header
+    (0x48, 0, 0, 16),  # the port of UDP
+    (0x15, 0, 1, ROCE_PORT),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 0x40000),
+)
+"""A packet filter (bpf(4)): everything but what belongs to the adapter on the card, which the driver shall not see."""
+
+
+class LinkWatch:
+    """Tells of interfaces that come up and go down, as the kernel tells it."""
+
+    def __init__(self, loop: RealLoop) -> None:
+        self.loop = loop
+        self.listeners: dict[int, Callable[[bool], None]] = {}
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._sock.bind((0, RTMGRP_LINK))
+        self._sock.setblocking(False)
+        loop.watch(self._sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._take(self._sock.recv(65_536))
+
+    def _take(self, data: bytes) -> None:
+        at = 0
+        while len(data) - at >= 32:
+            size, kind = struct.unpack_from("=IH", data, at)
+            if size < 32:
+                return
+            if kind in (RTM_NEWLINK, RTM_DELLINK):
+                index, flags = struct.unpack_from("=iI", data, at + 20)
+                listener = self.listeners.get(index)
+                if listener is not None:
+                    listener(kind == RTM_NEWLINK and bool(flags & IFF_UP and flags & IFF_LOWER_UP))
+            at += size + 3 & ~3
+
+    def close(self) -> None:
+        self.loop.watch(self._sock.fileno(), None)
+        self._sock.close()
+
+
+class PacketPort(Upper):
+    """An Ethernet interface as a member.  Implements `team.card.EthernetPort`.  rdma: an adapter is on it, too.
+
+    Raises `SystemLimitError` where there is no such interface, or packet sockets need a right that is missing.
+    `counters`: ``tx``, ``rx`` and drops by reason.
+    """
+
+    def __init__(self, loop: RealLoop, watch: LinkWatch, name: str, *, rdma: bool = False) -> None:
+        super().__init__()
+        self.loop = loop
+        self.name = name
+        self.rate_bps = 0.0
+        self.counters: Counter[str] = Counter()
+        try:
+            self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        except OSError as error:
+            raise SystemLimitError(f"packet sockets: {error.strerror} (needs CAP_NET_RAW)") from None
+        try:
+            self.mac = self._ask(SIOCGIFHWADDR)[18:24]
+            self.mtu = struct.unpack_from("i", self._ask(SIOCGIFMTU), 16)[0]
+            self.index = struct.unpack_from("i", self._ask(SIOCGIFINDEX), 16)[0]
+            flags = struct.unpack_from("H", self._ask(SIOCGIFFLAGS), 16)[0]
+            self._sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            self._sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            member = struct.pack("iHH8s", self.index, PACKET_MR_PROMISC, 0, b"")
+            self._sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
+            if rdma:
+                code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in NOT_ROCE))
+                program = struct.pack("HL", len(NOT_ROCE), ctypes.addressof(code))
+                self._sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                self._sock.setsockopt(socket.SOL_SOCKET, option, BUFFERS)
+            self._sock.bind((name, ETH_P_ALL))
+        except OSError as error:
+            self._sock.close()
+            raise SystemLimitError(f"interface {name} cannot be a member: {error.strerror}") from None
+        self._sock.setblocking(False)
+        self._is_up = bool(flags & IFF_UP and flags & IFF_RUNNING)
+        self._watch = watch
+        watch.listeners[self.index] = self._link
+        loop.watch(self._sock.fileno(), self._readable)
+
+    def _ask(self, request: int) -> bytes:
+        return fcntl.ioctl(self._sock, request, struct.pack("256s", self.name.encode()[:15]))
+
+    @property
+    def is_up(self) -> bool:
+        return self._is_up
+
+    def _link(self, up: bool) -> None:
+        if up != self._is_up:
+            self._is_up = up
+            self.tell(up)
+
+    def transmit(self, frame: bytes) -> bool:
+        """Implements `EthernetPort.transmit`."""
+        try:
+            self._sock.sendmsg([getattr(frame, "header", PLAIN), frame])
+        except OSError as error:
+            full = isinstance(error, BlockingIOError)
+            self.counters["drop.tx.full" if full else "drop.tx.system"] += 1
+            return False
+        self.counters["tx"] += 1
+        return True
+
+    def _readable(self) -> None:
+        for _ in range(BURST):
+            try:
+                data, control, _, source = self._sock.recvmsg(LARGEST, 64)
+            except BlockingIOError:
+                return
+            except OSError:  # the link went down: the watch tells
+                self.counters["drop.rx.system"] += 1
+                return
+            if source[2] == PACKET_OUTGOING:
+                continue
+            self.counters["rx"] += 1
+            header, frame = data[: len(PLAIN)], data[len(PLAIN) :]
+            made = frame if header == PLAIN else OffloadFrame(frame, header)
+            for level, kind, body in control:
+                if level == SOL_PACKET and kind == PACKET_AUXDATA and len(body) >= 20:
+                    status, tci = struct.unpack_from("=I", body)[0], struct.unpack_from("=H", body, 16)[0]
+                    if status & TP_STATUS_VLAN_VALID and tci & 0xFFF:
+                        made = add_tag(made, tci & 0xFFF)
+            self.deliver(made)
+
+    def close(self) -> None:
+        """Give the interface back."""
+        self._watch.listeners.pop(self.index, None)
+        self.loop.watch(self._sock.fileno(), None)
+        self._sock.close()
+
+
+class TapBinding:
+    """The operating system's protocol stack on a virtual card, by a TAP device."""
+
+    def __init__(self, loop: RealLoop, trace: PathTrace, card: VirtualCard, tap: Tap) -> None:
+        self.loop = loop
+        self.trace = trace
+        self.card = card
+        self.tap = tap
+        card.attach(self._up, tap.set_carrier)
+        tap.set_carrier(card.is_up)
+        loop.watch(tap.fileno(), self._down)
+
+    def _up(self, frame: bytes) -> None:
+        self.trace.hop(Layer.STACK)
+        self.tap.write(frame, getattr(frame, "header", PLAIN))
+
+    def _down(self) -> None:
+        for _ in range(BURST):
+            read = self.tap.read()
+            if read is None:
+                return
+            frame, header = bytes(read[0]), read[1]
+            made = frame if header == PLAIN else OffloadFrame(frame, header)
+            if not self.trace.on:
+                self.card.transmit(made)
+                continue
+            with self.trace.journey("out", len(frame)):
+                self.trace.hop(Layer.STACK)
+                self.card.transmit(made)
+
+    def close(self) -> None:
+        """Remove the device."""
+        self.loop.watch(self.tap.fileno(), None)
+        self.card.detach()
+        self.tap.close()

@@ -1,0 +1,1 @@
+"""Teams of network cards that keep their RDMA card (document 004)."""

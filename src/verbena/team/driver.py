@@ -1,0 +1,432 @@
+"""The intermediate driver: between the protocol stack and the cards, in the data path and in the control path.
+
+Document 004, paragraphs 22 to 28 and 33.  Above it are the two virtual miniports; below it one branch of drivers for
+each card.  It chooses the member that a frame leaves by, decides which frames the stack sees, watches the members, and
+tells the network where the team is when that changes.  What is offloaded does not pass here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from verbena.clock import Clock
+from verbena.errors import InvalidAttributeError, NotFound
+from verbena.team.announce import announcements
+from verbena.team.balance import balancer_for
+from verbena.team.card import Branch, BusDriver, EthernetPort
+from verbena.team.config import TeamConfig
+from verbena.team.frames import add_tag, flow_of, take_tag, with_source
+from verbena.team.heartbeat import ETHERTYPE as HEARTBEAT_TYPE
+from verbena.team.heartbeat import HeartbeatService
+from verbena.team.lacp import Aggregator, LacpPort
+from verbena.team.member import Member, MemberEvent, MemberState
+from verbena.team.miniport import RdmaMiniport, TeamMiniport, VirtualCard
+from verbena.team.probing import ArpProbe, HeartbeatProbe, NeighbourProbe, Probe, ProbeMonitor
+from verbena.team.trace import Layer, PathTrace
+from verbena.wire.ip import ETHERTYPE_ARP
+from verbena.wire.lacp import ETHERTYPE_SLOW, SLOW_PROTOCOLS_GROUP, Lacpdu
+
+GRACE_NS = 10_000_000
+"""How long the member that received before may still hand up what was on its way when another took over."""
+EVENTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class TeamEvent:
+    """Something that happened to the team; `text` is for people."""
+
+    when_ns: int
+    kind: str
+    member: str
+    text: str
+
+
+class IntermediateDriver:
+    """A team.
+
+    trace: notes the layers that frames pass.  team: T-virtual; rdma_miniport: R-virtual, if the configuration has one.
+    counters: what is counted for the team as a whole: ``stack.team`` and ``stack.upload`` (frames by where the stack
+    gave them), ``path.200`` and ``path.220`` (by which path they came), drops by reason.
+    """
+
+    def __init__(self, clock: Clock, config: TeamConfig, trace: PathTrace, mac: bytes) -> None:
+        self.config = config
+        self.clock = clock
+        self.trace = trace
+        self.mac = config.mac or bytes((mac[0] & 0xFE | 2, mac[1] ^ 0x80)) + mac[2:]
+        self.members: list[Member] = []
+        self.counters: Counter[str] = Counter()
+        self.events: deque[TeamEvent] = deque(maxlen=EVENTS)
+        self.on_event: Callable[[TeamEvent], None] = lambda event: None
+        self.on_members: Callable[[], None] = lambda: None
+        self._balancer = balancer_for(config.mode, config.load_interval_ns)
+        self._upload_balancer = balancer_for(config.mode, config.load_interval_ns)
+        self._usable: list[Member] = []
+        self._order: list[Member] = []
+        self._receiver: Member | None = None
+        self._before: tuple[Member | None, int] = (None, 0)
+        self._upload: Member | None = None
+        self._had_upload = False
+        self._numbers = 0
+        self._announcing = 0
+        self._aggregator = Aggregator()
+        self._ports: dict[Member, LacpPort] = {}
+        self.rdma_miniport: RdmaMiniport | None = None
+        self.team = TeamMiniport(self, self.mac, config.mtu, trace)
+        if config.rdma_vlan is not None:
+            address = self.mac[:1] + bytes((self.mac[1] ^ 0x40,)) + self.mac[2:]
+            self.rdma_miniport = RdmaMiniport(self, config.rdma_vlan, address, config.mtu, trace)
+        for vlan in config.vlans:
+            self.team.add(vlan)
+        self.heartbeat = (
+            HeartbeatService(config.heartbeat_key, self.mac, self.counters) if config.heartbeat_key else None
+        )
+        self.monitor = ProbeMonitor(
+            clock,
+            self._probes(),
+            config.probe_interval_ns,
+            config.probe_misses,
+            lambda: self.members,
+            self._verdict,
+            self.counters,
+        )
+        self.monitor.start()
+
+    def _probes(self) -> list[Probe]:
+        config = self.config
+        probes: list[Probe] = []
+        if config.arp_targets:
+            probes.append(ArpProbe(config.arp_targets, config.probe_vlan))
+        if config.nd_targets:
+            probes.append(NeighbourProbe(config.nd_targets, config.probe_vlan))
+        if self.heartbeat is not None:
+            probes.append(HeartbeatProbe(self.heartbeat))
+        return probes
+
+    # --- members ------------------------------------------------------------------------------------------
+
+    def add(self, card: EthernetPort, *, bus: BusDriver | None = None, priority: int = 0) -> Member:
+        """Take a card into the team; traffic goes on meanwhile.  bus: of an RDMA card.
+
+        Raises `InvalidAttributeError` for a name or an address that is in the team already, and for an MTU that is
+        less than the team's.
+        """
+        if any(member.name == card.name or member.card.mac == card.mac for member in self.members):
+            self.counters["refused.twice"] += 1
+            raise InvalidAttributeError(f"{card.name} ({card.mac.hex(':')}) is in the team already")
+        if card.mtu < self.config.mtu:
+            self.counters["refused.mtu"] += 1
+            raise InvalidAttributeError(
+                f"{card.name} has an MTU of {card.mtu}, the team of {self.config.mtu}:"
+                " raise the card's, or lower the team's"
+            )
+        self._numbers += 1
+        branch = Branch(card, self._numbers, self.trace, bus)
+        member = Member(branch, priority, self.config.load_interval_ns)
+        self.members.append(member)
+        card.attach(partial(self._received, member), partial(self._link_changed, member))
+        if self.config.lacp:
+            self._add_port(member)
+        self._tell("added", member, f"{member.name} joins the team")
+        if card.is_up:
+            self._link_changed(member, True)
+        return member
+
+    def _add_port(self, member: Member) -> None:
+        def send(pdu: Lacpdu) -> None:
+            member.branch.transmit(pdu.frame(member.card.mac))
+
+        port = LacpPort(
+            self.clock,
+            self.mac,
+            self._numbers,
+            1,
+            send,
+            lambda _: self._select(),
+            member.counters,
+            times=self.config.lacp_times,
+        )
+        self._ports[member] = port
+        self._aggregator.ports.append(port)
+
+    def member(self, name: str) -> Member:
+        """The member of that name; raises `NotFound`."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise NotFound(
+            f"the team has no member {name}: it has {', '.join(m.name for m in self.members) or 'none'}"
+        )
+
+    def remove(self, name: str) -> None:
+        """Let a card go; its load goes to the others.  The last one, too: then the virtual cards have no link."""
+        member = self.member(name)
+        member.card.detach()
+        self.members.remove(member)
+        self.monitor.forget(member)
+        port = self._ports.pop(member, None)
+        if port is not None:
+            self._aggregator.ports.remove(port)
+            port.stop()
+        if not self.members:
+            self.counters["last_member_removed"] += 1
+        self._apply(member, MemberEvent.REMOVE)
+        if port is not None:
+            self._select()
+
+    def fail(self, name: str) -> None:
+        """The administrator takes a member out of use."""
+        member = self.member(name)
+        self._apply(member, MemberEvent.DISABLE)
+        self._enable_port(member, False)
+
+    def _enable_port(self, member: Member, enabled: bool) -> None:
+        """The partner is to know, too."""
+        port = self._ports.get(member)
+        if port is not None and port.enabled != enabled:
+            port.enabled = enabled
+            self._select()
+
+    def recover(self, name: str) -> None:
+        """The administrator lets a member in again."""
+        member = self.member(name)
+        self._apply(member, MemberEvent.ENABLE)
+        if member.card.is_up and member.state is MemberState.DOWN:
+            self._link_changed(member, True)
+        self._enable_port(member, True)
+
+    def _link_changed(self, member: Member, up: bool) -> None:
+        self._apply(member, MemberEvent.LINK_UP if up else MemberEvent.LINK_DOWN)
+        port = self._ports.get(member)
+        if port is not None:
+            port.link(up)
+        elif member.state is MemberState.JOINING:
+            if self.config.probes:
+                self.monitor.begin(member)
+            else:
+                self._apply(member, MemberEvent.PROVED)
+
+    def _verdict(self, member: Member, proved: bool) -> None:
+        if not proved and member.state in (MemberState.ACTIVE, MemberState.JOINING):
+            self.counters["probe.lost"] += 1
+        if member not in self._ports:
+            self._apply(member, MemberEvent.PROVED if proved else MemberEvent.LOST)
+
+    def _select(self) -> None:
+        """Something of the aggregation has changed."""
+        self._aggregator.choose()
+        for member, port in list(self._ports.items()):
+            may = self._aggregator.may_carry(port)
+            if may != member.is_usable and member.state is not MemberState.REMOVED:
+                self._apply(member, MemberEvent.PROVED if may else MemberEvent.LOST)
+
+    def _apply(self, member: Member, event: MemberEvent) -> None:
+        before = member.state
+        if not member.apply(event):
+            return
+        self._tell(member.state.name.lower(), member, f"{member.name}: {before.name} -> {member.state.name}")
+        if before is MemberState.ACTIVE or member.state in (MemberState.ACTIVE, MemberState.REMOVED):
+            self._rearrange()
+
+    def _tell(self, kind: str, member: Member | None, text: str) -> None:
+        event = TeamEvent(self.clock.now(), kind, member.name if member else "", text)
+        self.events.append(event)
+        self.on_event(event)
+
+    # --- who carries what ---------------------------------------------------------------------------------
+
+    def _rearrange(self) -> None:
+        """The set of usable members has changed."""
+        self._usable = [member for member in self.members if member.is_usable]
+        ranked = sorted(self._usable, key=lambda member: member.priority)
+        old, backup = self._receiver, self.config.mode.value == "active-backup"
+        keep = old is not None and old.is_usable and not (backup and self.config.preempt)
+        self._receiver = old if keep else (ranked[0] if ranked else None)
+        self._order = [self._receiver] if backup and self._receiver else self._usable
+        if old is not self._receiver and old is not None:
+            self._before = (old, self.clock.now())
+        rdma = [member for member in ranked if member.branch.is_rdma]
+        if self._upload is not None and self._upload not in rdma:
+            self._upload = None
+        if self._upload is None and (rdma or self._had_upload):
+            self._upload = rdma[0] if rdma else None
+            self._had_upload = self._upload is not None
+            where = "no card" if self._upload is None else self._upload.name
+            self._tell("upload", self._upload, f"the upload path is on {where}")
+        self._announce()
+        self.team.set_link(bool(self._usable))
+        if self.rdma_miniport is not None:
+            over_team = self.config.upload_over_team and bool(self._usable)
+            self.rdma_miniport.set_link(bool(rdma) or over_team)
+        self.on_members()
+
+    @property
+    def usable(self) -> list[Member]:
+        """Members that carry frames."""
+        return list(self._usable)
+
+    @property
+    def receiver(self) -> Member | None:
+        """The member that the network sends to, where the switch knows nothing of the team; the active one."""
+        return self._receiver
+
+    @property
+    def upload_member(self) -> Member | None:
+        """The RDMA card that carries the upload path, and offloaded connections."""
+        return self._upload
+
+    def _announce(self) -> None:
+        """Tell the network where the virtual cards are, now and a few times more (a switch may not forward yet)."""
+        self._announcing += 1
+        self._announce_again(self._announcing, self.config.announcements)
+
+    def _announce_again(self, series: int, left: int) -> None:
+        if series != self._announcing or left == 0 or not self._usable:
+            return
+        if self._receiver is not None:
+            for card in self.team.cards.values():
+                self._announce_card(card, self._receiver)
+        upload = self._upload or (self._receiver if self.config.upload_over_team else None)
+        if self.rdma_miniport is not None and upload is not None:
+            self._announce_card(self.rdma_miniport, upload)
+        again = partial(self._announce_again, series, left - 1)
+        self.clock.call_at(self.clock.now() + self.config.announce_interval_ns, again)
+
+    def _announce_card(self, card: VirtualCard, member: Member) -> None:
+        for frame in announcements(card.mac, card.known):
+            self.counters["announced"] += 1
+            member.count("tx.announce", len(frame), self.clock.now())
+            member.branch.transmit(add_tag(frame, card.vlan))
+
+    # --- down ---------------------------------------------------------------------------------------------
+
+    def send_team(self, card: VirtualCard, frame: bytes) -> bool:
+        """A frame from T-virtual."""
+        self.trace.hop(Layer.INTERMEDIATE_DRIVER)
+        self.counters["stack.team"] += 1
+        self.counters["path.200"] += 1
+        if not self._order:
+            self.counters["drop.tx.no_member"] += 1
+            return False
+        now = self.clock.now()
+        member = self._balancer.choose(flow_of(frame, card.vlan), len(frame), self._order, now)
+        return self._send(member, card, frame, "tx.team", now)
+
+    def send_upload(self, card: VirtualCard, frame: bytes) -> bool:
+        """A frame from R-virtual: by the RDMA card only, unless the configuration lets it use the team."""
+        self.trace.hop(Layer.INTERMEDIATE_DRIVER)
+        self.counters["stack.upload"] += 1
+        self.counters["path.220" if self.config.dedicated_paths else "path.200"] += 1
+        now = self.clock.now()
+        member = self._upload
+        if self.config.upload_over_team and self._usable:
+            flow = flow_of(frame, card.vlan)
+            member = self._upload_balancer.choose(flow, len(frame), self._usable, now)
+        if member is None:
+            self.counters["drop.tx.no_rdma_card"] += 1
+            return False
+        return self._send(member, card, frame, "tx.upload", now)
+
+    def _send(self, member: Member, card: VirtualCard, frame: bytes, what: str, now: int) -> bool:
+        # A switch that knows nothing of the team shall not see one address at several ports.
+        home = self._receiver if what == "tx.team" else self._upload or self._receiver
+        is_arp = frame[12] << 8 | frame[13] == ETHERTYPE_ARP
+        if member is not home and not self.config.one_link:
+            if is_arp and home is not None:
+                member = home
+            else:
+                frame = with_source(frame, member.card.mac)
+        member.count(what, len(frame), now)
+        if member.branch.transmit(add_tag(frame, card.vlan)):
+            return True
+        member.counters["drop.tx.card"] += 1
+        return False
+
+    # --- up -----------------------------------------------------------------------------------------------
+
+    def _received(self, member: Member, frame: bytes) -> None:
+        if self.trace.on:
+            with self.trace.journey("in", len(frame)):
+                self._take(member, frame)
+        else:
+            self._take(member, frame)
+
+    def _take(self, member: Member, frame: bytes) -> None:
+        member.branch.trace_received()
+        self.trace.hop(Layer.INTERMEDIATE_DRIVER)
+        why = self._sort(member, frame)
+        if why:
+            member.counters[f"drop.rx.{why}"] += 1
+
+    def _sort(self, member: Member, frame: bytes) -> str:
+        """Find out whose frame it is; returns why it is dropped, if it is."""
+        if len(frame) < 14:
+            return "short"
+        kind = frame[12] << 8 | frame[13]
+        if kind == ETHERTYPE_SLOW:
+            return self._slow(member, frame)
+        if kind == HEARTBEAT_TYPE:  # also those of this team's other members, which count
+            return "" if self.heartbeat is not None and self.monitor.saw(member, 0, frame) else "heartbeat"
+        vlan, plain = take_tag(frame)
+        if len(plain) < 14:
+            return "short"
+        if self._is_own(plain[6:12]):
+            return "own"
+        if self.monitor.saw(member, vlan, plain):
+            return ""
+        if member.state is not MemberState.ACTIVE:
+            return "inactive"
+        rdma = self.rdma_miniport
+        if rdma is not None and vlan == rdma.vlan:
+            return self._up_upload(member, rdma, plain)
+        card = self.team.cards.get(vlan)
+        if card is None:
+            return "vlan"
+        if not plain[0] & 1 and plain[:6] != self.mac:
+            return "other"
+        if not self.config.one_link and member is not self._receiver and not self._late(member, plain):
+            return "duplicate"
+        member.count("rx.team", len(frame), self.clock.now())
+        card.hand_up(plain)
+        return ""
+
+    def _is_own(self, source: bytes) -> bool:
+        """Sent by this team itself, and come back by another member."""
+        if source == self.mac or (self.rdma_miniport is not None and source == self.rdma_miniport.mac):
+            return True
+        return any(source == member.card.mac for member in self.members)
+
+    def _late(self, member: Member, frame: bytes) -> bool:
+        """Was it on its way to the member that received until just now?"""
+        before, when = self._before
+        return member is before and not frame[0] & 1 and self.clock.now() - when <= GRACE_NS
+
+    def _up_upload(self, member: Member, rdma: RdmaMiniport, frame: bytes) -> str:
+        anywhere = self.config.upload_over_team and self.config.one_link
+        home = self._upload or (self._receiver if self.config.upload_over_team else None)
+        if not frame[0] & 1 and frame[:6] != rdma.mac:
+            return "other"
+        if not anywhere and member is not home:
+            return "upload_elsewhere"
+        member.count("rx.upload", len(frame), self.clock.now())
+        rdma.hand_up(frame)
+        return ""
+
+    def _slow(self, member: Member, frame: bytes) -> str:
+        port = self._ports.get(member)
+        if port is None or frame[:6] != SLOW_PROTOCOLS_GROUP:
+            return "slow_protocol"
+        port.receive(frame[14:])
+        return ""
+
+    def close(self) -> None:
+        """Let all cards go, and stop."""
+        self.monitor.stop()
+        self._announcing += 1
+        for port in self._ports.values():
+            port.stop()
+        for member in self.members:
+            member.card.detach()

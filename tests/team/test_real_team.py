@@ -1,0 +1,263 @@
+"""Teams in network namespaces: real TCP programs, cables that are pulled, packets on the member that they belong on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from verbena.errors import FabricFileError
+from verbena.runtime.namespaces import inside
+from verbena.runtime.tap import missing_permission
+from verbena.scenario.team_file import parse_team
+
+network = pytest.mark.network("netns", "tap", "raw")
+PATIENT = 40
+
+
+def ip(*command: str) -> None:
+    subprocess.run(["ip", *command], check=True, capture_output=True)
+
+
+class World:
+    """Two namespaces, three veth pairs between them, a team of three members in each; the third is an RDMA card."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = [f"vteam{os.getpid()}{end}" for end in "ab"]
+        self.programs: list[subprocess.Popen[str]] = []
+        for name in self.names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        a, b = self.names
+        for i in range(3):
+            ip("link", "add", f"a{i}", "netns", a, "type", "veth", "peer", "name", f"b{i}", "netns", b)
+            ip("-n", a, "link", "set", f"a{i}", "up")
+            ip("-n", b, "link", "set", f"b{i}", "up")
+        for number, end in enumerate("ab"):
+            ip("-n", self.names[number], "addr", "add", f"10.99.0.{number + 1}/24", "dev", f"{end}2")
+            file = folder / f"{end}.yaml"
+            file.write_text(
+                f"name: t{end}\nmembers: [{end}0, {end}1, {end}2]\nlacp: true\n"
+                f"vlans: {{10: 10.10.0.{number + 1}/24, 11: 10.11.0.{number + 1}/24}}\n"
+                f"rdma: {{vlan: 20, address: 10.20.0.{number + 1}/24, adapters: {{{end}2: 10.99.0.{number + 1}}}}}\n"
+            )
+            control = str(folder / f"{end}.sock")
+            self.start(
+                number, sys.executable, "-m", "verbena.cli.main", "team", "up", str(file), "-q", "-c", control
+            )
+        self.until(lambda: all(self.active(end) == 3 for end in "ab"))
+
+    def start(self, number: int, *command: str) -> subprocess.Popen[str]:
+        program = subprocess.Popen(
+            ["ip", "netns", "exec", self.names[number], *command], stdout=subprocess.DEVNULL, text=True
+        )
+        self.programs.append(program)
+        return program
+
+    def ask(self, end: str, what: str, name: str = "") -> dict:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENT)
+            connection.connect(str(self.folder / f"{end}.sock"))
+            connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
+            return json.loads(connection.makefile().readline())
+
+    def active(self, end: str) -> int:
+        try:
+            return sum(member["state"] == "ACTIVE" for member in self.ask(end, "status")["members"])
+        except (OSError, ValueError):
+            return 0
+
+    @staticmethod
+    def until(ready: object) -> None:
+        end = time.monotonic() + PATIENT
+        while not ready():  # type: ignore[operator]
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.05)
+
+    def link(self, end: str, number: int, up: bool) -> None:
+        ip("-n", self.names["ab".index(end)], "link", "set", f"{end}{number}", "up" if up else "down")
+
+    def close(self) -> None:
+        for program in self.programs:
+            program.send_signal(signal.SIGTERM)
+        for program in self.programs:
+            program.wait(PATIENT)
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    if missing_permission():
+        pytest.skip(str(missing_permission()))
+    made = World(tmp_path_factory.mktemp("team"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def exchange(
+    world: World, data: bytes, meanwhile: object, addresses: tuple[str, str] = ("10.10.0.1", "10.10.0.2")
+) -> bytes:
+    """The system's own TCP from a to b; returns the checksum that b got.  meanwhile: called while it runs."""
+    server = inside(world.names[1], lambda: socket.create_server((addresses[1], 0)))
+    client = inside(world.names[0], lambda: socket.socket())
+    client.settimeout(PATIENT)
+    client.connect(server.getsockname())
+    taken, _ = server.accept()
+    taken.settimeout(PATIENT)
+
+    def send() -> None:
+        for at in range(0, len(data), 1 << 16):
+            client.sendall(data[at : at + (1 << 16)])
+            time.sleep(0.002)
+        client.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    meanwhile()  # type: ignore[operator]
+    digest = hashlib.sha256()
+    while piece := taken.recv(1 << 16):
+        digest.update(piece)
+    thread.join()
+    taken.close(), server.close()
+    return digest.digest()
+
+
+@network
+@pytest.mark.requirement("TEM-03", "TEM-21")
+def test_tcp_goes_on_while_cables_are_pulled(world: World, seed: int) -> None:
+    random = Random(seed)
+    data = random.randbytes(24 << 20)
+
+    def pull() -> None:
+        for _ in range(6):
+            end, number = random.choice("ab"), random.randrange(3)
+            world.link(end, number, False)
+            time.sleep(0.1)
+            world.link(end, number, True)
+            time.sleep(0.02)
+
+    assert exchange(world, data, pull) == hashlib.sha256(data).digest()
+    world.until(lambda: world.active("a") == world.active("b") == 3)
+
+
+@network
+@pytest.mark.requirement("TEM-04", "TEM-08")
+def test_tshark_sees_each_vlan_where_it_belongs(world: World, tmp_path: Path, seed: int) -> None:
+    if shutil.which("tshark") is None:
+        pytest.skip("needs tshark")
+    captures = []
+    for number in range(3):
+        file = tmp_path / f"a{number}.pcapng"
+        world.start(0, "tshark", "-q", "-i", f"a{number}", "-w", str(file))
+        captures.append(file)
+    world.until(lambda: all(file.exists() and file.stat().st_size > 100 for file in captures))
+    data = Random(seed).randbytes(200_000)
+    for network in (10, 11, 20):
+        for _ in range(6):
+            addresses = (f"10.{network}.0.1", f"10.{network}.0.2")
+            assert exchange(world, data, lambda: None, addresses) == hashlib.sha256(data).digest()
+    time.sleep(1)
+    for program in world.programs[-3:]:
+        program.send_signal(signal.SIGINT)
+        program.wait(PATIENT)
+    del world.programs[-3:]
+    seen = []
+    for file in captures:
+        command = [
+            "tshark",
+            "-r",
+            str(file),
+            "-Y",
+            "tcp.len > 0",
+            "-T",
+            "fields",
+            "-e",
+            "vlan.id",
+            "-e",
+            "ip.dst",
+        ]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+        seen.append({tuple(line.split("\t")) for line in lines if line})
+    assert ("20", "10.20.0.2") in seen[2]
+    assert not any(vlan == "20" for vlan, _ in seen[0] | seen[1])
+    assert {address.split(".")[1] for vlan, address in seen[0] | seen[1] | seen[2] if vlan == "10"} == {"10"}
+    assert any(("11", "10.11.0.2") in one for one in seen)
+
+
+@network
+def test_the_administrator_s_commands(world: World) -> None:
+    def verbena(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "verbena.cli.main",
+            "team",
+            *words,
+            "-c",
+            str(world.folder / "a.sock"),
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    shown = verbena("status")
+    assert shown.returncode == 0
+    assert "a2 (RDMA)" in shown.stdout
+    assert "R-virtual" in shown.stdout
+    assert world.ask("a", "fail", "a1")["members"][1]["state"] == "DISABLED"
+    world.until(lambda: world.active("b") == 2)
+    world.ask("a", "recover", "a1")
+    world.until(lambda: world.active("b") == world.active("a") == 3)
+    wrong = verbena("fail", "eth9")
+    assert wrong.returncode == 1
+    assert wrong.stderr == "verbena team: the team has no member eth9: it has a0, a1, a2\n"
+    wrong_one = world.ask("a", "offload", "beef")
+    assert wrong_one == {"error": "0 connections begin with 'beef': `status` lists them"}
+    assert world.ask("a", "dance") == {"error": "a team knows no 'dance'"}
+
+
+GOOD = "members: [eth0]\nvlans: {10: 10.0.0.1/24}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("members: [", "line"),
+        ("[]", "the file"),
+        ("members: []\nvlans: {}", "members"),
+        (GOOD + "mode: fast\n", "mode"),
+        (GOOD + "speed: 1\n", "speed"),
+        (GOOD + "mtu: 9\n", "mtu = 9"),
+        (GOOD + "rdma: {vlan: 10, address: 10.2.0.1/24, adapters: {eth0: 1.2.3.4}}\n", "dedicated"),
+        (GOOD + "rdma: {vlan: 20, address: 10.2.0.1/24, adapters: {eth1: 1.2.3.4}}\n", "eth1 is no member"),
+        (GOOD + "probe: {interval_ms: 0}\n", "probe.interval_ms"),
+    ],
+)
+def test_wrong_team_files_get_one_sentence(text: str, what: str) -> None:
+    with pytest.raises(FabricFileError, match=what) as told:
+        parse_team(text)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_right_team_file() -> None:
+    made = parse_team(GOOD + "mode: least-load\nprobe: {heartbeat_key: shared secret, interval_ms: 5}\n")
+    assert made.team.probes
+    assert made.team.probe_interval_ns == 5_000_000
+    assert made.members == ("eth0",)
+    with contextlib.suppress(FabricFileError):
+        parse_team(GOOD)
