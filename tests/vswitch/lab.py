@@ -141,7 +141,7 @@ class PlainSwitch:
     def forward(self) -> None:
         moved = True
         while moved:
-            moved = any([self.serve(out) for out in range(self.ports)])
+            moved = sum(self.serve(out) for out in range(self.ports)) > 0
 
     def serve(self, out: int) -> bool:
         moved = False

@@ -87,7 +87,7 @@ class Traffic:
             self.woken.discard(i)
             return
         self.received += 1
-        flow = (got.data[:6], got.data[6:12], got.priority * 16 + i)
+        flow = (got.data[:6], bytes([got.source]), got.priority * 16 + i)
         assert number_of(got.data) > self.last[flow], "out of order"
         self.last[flow] = number_of(got.data)
 
