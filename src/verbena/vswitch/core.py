@@ -181,8 +181,7 @@ class SwitchCore(SwitchForwarder):
         ready: cython.int = p.filled & ~p.closed
         if not ready:
             return NOBODY
-        while not (ready >> cls) & 1:
-            cls = (cls + 1) & 7
+        cls = cls + lowest(ready >> cls) if ready >> cls else lowest(ready)
         p.next_cls = (cls + 1) & 7
         o = (
             cython.address(self.outputs[out * CLASSES + cls])

@@ -75,9 +75,10 @@ class SwitchForwarder(SwitchTables):
         if out != FLOOD:
             self.start(out, cls)
             return
-        for i in range(self.capacity):
-            if (mask >> i) & 1:
-                self.start(i, cls)
+        while mask:
+            i = lowest(mask)
+            mask &= mask - 1
+            self.start(i, cls)
 
     def start(self, out, cls):
         """Start the forwarder for an output, or have its consumer do it."""
@@ -99,11 +100,12 @@ class SwitchForwarder(SwitchTables):
         if s == NOBODY:
             return
         mask = self.slots[s].pending if self.slots[s].out == FLOOD else bit(self.slots[s].out)
-        for i in range(self.capacity):
-            if (mask >> i) & 1:
-                self.outputs[i * CLASSES + cls].waiting |= bit(port)
-                if i != self.current:
-                    self.todo |= bit(i)
+        while mask:
+            i = lowest(mask)
+            mask &= mask - 1
+            self.outputs[i * CLASSES + cls].waiting |= bit(port)
+            if i != self.current:
+                self.todo |= bit(i)
 
     def candidate(self, port, cls, out):
         """The line of an input whose head may go to this output, the older one of two; -1: there is none."""
@@ -133,10 +135,9 @@ class SwitchForwarder(SwitchTables):
             return
         self.serving = True
         while self.todo:
-            for i in range(self.capacity):
-                if (self.todo >> i) & 1:
-                    self.todo &= ~bit(i)
-                    self.serve_one(i, cls)
+            i = lowest(self.todo)
+            self.todo &= self.todo - 1
+            self.serve_one(i, cls)
         self.serving = False
 
     def serve_one(self, out, cls):
@@ -148,12 +149,12 @@ class SwitchForwarder(SwitchTables):
         )
         i: cython.int
         line: cython.int
+        later: cython.ulonglong
         length: cython.longlong
         self.current = out
         while o.waiting:
-            i = o.turn
-            while not (o.waiting >> i) & 1:
-                i = (i + 1) % MOST_PORTS
+            later = (o.waiting >> o.turn) << o.turn
+            i = lowest(later) if later else lowest(o.waiting)
             if i != o.turn:
                 o.turn = i
                 o.in_turn = False

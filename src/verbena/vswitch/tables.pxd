@@ -4,6 +4,15 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, 
 cdef inline uint64_t bit(int i) noexcept nogil:
     return <uint64_t>1 << i
 
+cdef extern from *:
+    """
+    static inline int vb_lowest(unsigned long long mask) { return __builtin_ctzll(mask); }
+    """
+    int vb_lowest(uint64_t mask) noexcept nogil
+
+cdef inline int lowest(uint64_t mask) noexcept nogil:
+    return vb_lowest(mask)
+
 cdef enum:
     CLASSES = 8  # priority classes: the priority code points of IEEE 802.1Q
     MOST_PORTS = 64  # a mask of ports fits into 64 bits

@@ -32,6 +32,9 @@ else:
     def bit(i):
         return 1 << i
 
+    def lowest(mask):
+        return (mask & -mask).bit_length() - 1
+
 
 CAUSE_NAMES = (
     "short",
