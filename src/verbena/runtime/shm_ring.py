@@ -236,7 +236,9 @@ class Ring:
             at = (self.head & self.mask) + 8
             if cython.compiled:
                 found.append(
-                    PyBytes_FromStringAndSize(cython.cast(cython.pointer(cython.char), self.data + at), length)
+                    PyBytes_FromStringAndSize(
+                        cython.cast(cython.pointer(cython.char), self.data + at), length
+                    )
                 )
             else:
                 found.append(bytes(self.view[HEADER + at : HEADER + at + length]))

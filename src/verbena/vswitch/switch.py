@@ -158,6 +158,7 @@ class VirtualSwitch:
         self.trace: deque[Traced] = deque(maxlen=MOST_TRACED)
         self.gone: dict[str, dict[str, Any]] = {}
         self._by_number: list[SwitchPort | None] = [None] * self.config.ports
+        self.watchers: list[Callable[[], None]] = []
         self._past = (0, 0)
         self._dispatching = False
 
@@ -290,7 +291,7 @@ class VirtualSwitch:
         """Tell producers, consumers and signals what happened."""
         if self.clock is not None:
             self.engine.now = self.clock.now()
-        if self._dispatching or not self.engine.pending():
+        if self._dispatching or not (self.engine.pending() or self.watchers):
             return
         self._dispatching = True
         try:
@@ -300,6 +301,8 @@ class VirtualSwitch:
                         self.trace.append(Traced(Step(kind), number, priority, frame))
                     elif (port := self._by_number[number]) is not None:
                         self._tell(port, kind, priority)
+            for watcher in self.watchers:
+                watcher()
         finally:
             self._dispatching = False
 
