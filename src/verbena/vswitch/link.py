@@ -212,10 +212,12 @@ class Meeting:
         if isinstance(target, SwitchPort):
             for priority in range(CLASSES):
                 target.switch.set_marks(target.name, priority, input=self.marks)
-            target.switch.watchers.append(self._level)
+            if self.granter.levels:
+                target.switch.watchers.append(self._level)
         else:
             target.marks = self.marks
-            target.on_taken = self._level
+            if self.granter.levels:
+                target.on_taken = self._level
         self._seen: list[tuple[int, int]] = [(0, 0)] * CLASSES
         self.granter.begin()
 
@@ -227,7 +229,8 @@ class Meeting:
             self.target.arrive(item.data, item.length)
         else:
             self.target.arrive(item)
-        self._level()
+        if self.granter.levels:
+            self._level()
 
     def _level(self) -> None:
         for priority in range(CLASSES):

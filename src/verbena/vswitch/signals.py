@@ -30,6 +30,9 @@ def _ignore(*_: object) -> None:
 class Granter:
     """The receiver's end.  emit: sends a message to the peer.  Base: says nothing."""
 
+    levels = False
+    """Does it want to hear of every change of the queue, not only of crossings?"""
+
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self.said = 0

@@ -47,6 +47,8 @@ def _blocks(length: int) -> int:
 class _Repeating(Granter):
     """Repeats its messages while something was said that may be lost.  clock None: never."""
 
+    levels = True
+
     def __init__(self, emit: Emit, clock: Clock | None, every_ns: int) -> None:
         super().__init__(emit)
         self._clock, self._every_ns = clock, every_ns
