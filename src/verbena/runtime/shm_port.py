@@ -4,8 +4,8 @@ Two rings lie in a memory file that the switch made: TX from the card to the swi
 (`shm_ring`).  Two event descriptors wake a side that sleeps: the switch's loop, or the program.  All three come to the
 program over a socket (``SCM_RIGHTS``); when it closes its end, or dies, the port is gone.
 
-The card never drops.  When the switch takes no more, its TX ring fills, and `VirtualCard.send` says so or waits; when the
-program does not read, its RX ring fills, then the switch's output queue, then the inputs of those who send to it.
+The card never drops.  When the switch takes no more, its TX ring fills, and `VirtualCard.send` says so or waits; when
+the program does not read, its RX ring fills, then the switch's output queue, then the inputs of those who send to it.
 """
 
 from __future__ import annotations

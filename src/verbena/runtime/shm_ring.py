@@ -1,14 +1,14 @@
 """A ring of frames in memory that two processes share: one writes, the other reads, and neither waits for a lock.
 
 Layout: a header of 384 bytes with head, tail and flags, each in a cache line of its own, then `size` bytes, a power of
-two.  A record is 8 bytes with the frame's length, then the frame, padded to 8; a record never wraps: what is left at the
-end is skipped.  Head and tail count bytes since the start.
+two.  A record is 8 bytes with the frame's length, then the frame, padded to 8; a record never wraps: what is left at
+the end is skipped.  Head and tail count bytes since the start.
 
-**Sleep without a lost wake-up**: who wants to sleep sets its flag, then looks again, with a full fence between; the other
-side publishes, then looks at the flag, with a full fence between.  So one of the two sees the other.
+**Sleep without a lost wake-up**: who wants to sleep sets its flag, then looks again, with a full fence between; the
+other side publishes, then looks at the flag, with a full fence between.  So one of the two sees the other.
 
-What the other process wrote is not believed: a head, tail or length that cannot be breaks the ring (`broken`), which its
-owner closes; nothing outside the ring is read or written.
+What the other process wrote is not believed: a head, tail or length that cannot be breaks the ring (`broken`), which
+its owner closes; nothing outside the ring is read or written.
 
 `feed` and `drain` move frames between a ring and a switch's core without touching Python.
 """

@@ -4,14 +4,14 @@ A **driver** joins a port of the switch to something outside: shared memory, a s
 where they are and moves them when the loop asks it to; it owns no thread.  To write one, implement `PortDriver`:
 
 1. `attach` is called once with the `SwitchPort`.  `port.switch.engine` and `port.number` are there for compiled code;
-   everything else uses `port.send` (False: the frame was not taken, keep it and offer it again), `port.arrive` (for what
-   cannot wait: it is dropped and counted when there is no room) and `port.receive(sleep=False)`.
-2. `feed` moves frames in, `drain` moves frames out, each at most so many; both return how many they moved, never wait, and
-   never raise for what the other side did: what is wrong is dropped and counted, what cannot go on sets `closed`.
+   everything else uses `port.send` (False: the frame was not taken, keep it and offer it again), `port.arrive` (for
+   what cannot wait: it is dropped and counted when there is no room) and `port.receive(sleep=False)`.
+2. `feed` moves frames in, `drain` moves frames out, each at most so many; both return how many they moved, never wait,
+   and never raise for what the other side did: what is wrong is dropped and counted, what cannot go on sets `closed`.
    A producer that can be stopped is stopped by not reading from it while `port.send` says False.
 3. `flush` is called after each round in which something was moved: tell the other side now.
-4. `may_sleep` says that there is nothing to do until one of `filenos` is readable.  It must look again *after* it asked to
-   be woken.  A driver whose frames the switch does not take may sleep: the loop goes round when there is room again.
+4. `may_sleep` says that there is nothing to do until one of `filenos` is readable.  It must look again *after* it asked
+   to be woken.  A driver whose frames the switch does not take may sleep: the loop goes round when there is room again.
 5. `counters`: what was lost on the other side (a kernel's interface statistics), told as the other side's.
 6. `close` gives everything back.
 
@@ -108,8 +108,8 @@ class _Due:
 class SwitchLoop:
     """A switch, its drivers, and the thread that serves them.
 
-    Use it as a context manager, or call `start` and `close`; `run` serves in the calling thread instead.  A driver whose
-    other side has gone is taken out, its port removed, and `on_gone` called with its name.
+    Use it as a context manager, or call `start` and `close`; `run` serves in the calling thread instead.  A driver
+    whose other side has gone is taken out, its port removed, and `on_gone` called with its name.
     """
 
     def __init__(

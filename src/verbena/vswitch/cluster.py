@@ -58,7 +58,7 @@ class Host:
         flow, kind, seq, length, flag, ranges = unpack_segment(item.data[14:])
         if kind == ACK:
             if flow in self.senders:
-                self.senders[flow].acknowledged(seq, flag, ranges)
+                self.senders[flow].acknowledged(seq, flag, ranges, length)
         elif flow in self.receivers:
             self.receivers[flow].arrived(seq, length, item.marked)
 
@@ -143,6 +143,7 @@ class Cluster:
         congestion: str,
         min_rto_ns: int,
         probes: bool = True,
+        room: int = 1 << 22,
         on_done: Callable[[Sender], None],
     ) -> Sender:
         """A flow that is ready to `start`; on_done: the receiver has all of it."""
@@ -164,10 +165,11 @@ class Cluster:
             min_rto_ns=min_rto_ns,
             rtt_ns=self.rtt_ns(),
             probes=probes,
+            window=room,
             on_done=finished,
         )
         from_host.senders[flow] = sender
-        to_host.receivers[flow] = Receiver(to_host, flow, source, size, lambda: on_done(sender))
+        to_host.receivers[flow] = Receiver(to_host, flow, source, size, lambda: on_done(sender), room)
         return sender
 
     def datagram(self, source: str, destination: str, flow: int, length: int) -> bool:

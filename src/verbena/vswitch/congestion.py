@@ -1,7 +1,7 @@
 """Congestion controls of the TCP model: Reno (RFC 5681), CUBIC (RFC 9438), DCTCP (RFC 8257).
 
-Windows are in bytes.  A control is told of what was acknowledged, of the beginning of a recovery, and of a timeout; what
-to retransmit is not its business.  HyStart and pacing are left out.
+Windows are in bytes.  A control is told of what was acknowledged, of the beginning of a recovery, and of a timeout;
+what to retransmit is not its business.  HyStart and pacing are left out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ class Reno:
     def acknowledged(
         self, octets: int, now_ns: int, rtt_ns: int, marked: bool, sequence: int, following: int
     ) -> None:
-        """octets: newly acknowledged.  marked: was congestion echoed?  sequence, following: first byte not acknowledged,
-        next byte to be sent."""
+        """octets: newly acknowledged.  marked: was congestion echoed?
+
+        sequence, following: the first byte that is not acknowledged, the next byte to be sent.
+        """
         if self.window < self.threshold:
             self.window = min(self.window + octets, MOST_WINDOW)
         else:

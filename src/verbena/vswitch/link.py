@@ -20,6 +20,7 @@ from verbena.vswitch.signals_credit import IbGranter, IbThrottle, PcieGranter, P
 from verbena.vswitch.signals_pause import PauseGranter, PauseThrottle, pfc_marks
 from verbena.vswitch.signals_rate import RateGranter, RateThrottle
 from verbena.vswitch.switch import SwitchPort
+from verbena.wire.pause import NS_PER_METRE
 
 FRAME_OVERHEAD = 24
 """Preamble, check sequence and gap: bytes that a frame takes on the link beside its own."""
@@ -204,6 +205,7 @@ class Meeting:
             lambda message: self.link.signal(message),
             rate_bps=rate_bps,
             buffer_bytes=buffer_bytes,
+            cable_m=delay_ns / NS_PER_METRE,
         )
         self.link = Link(
             clock, source, self._arrived, rate_bps=rate_bps, delay_ns=delay_ns, throttle=throttle

@@ -1,10 +1,10 @@
 """A TCP model in virtual time: what decides how long flows take when frames are lost.
 
-Modelled: segments of one size, cumulative and selective acknowledgements (RFC 2018) for every segment, loss detection by
-what was delivered later (three transmissions; RFC 8985 without its reordering timer), retransmission timer (RFC 6298) with
-a minimum and exponential back-off, tail loss probe, congestion control, explicit congestion notification, the receiver's
-window.  Not modelled: connection set-up and end (flows begin established, with the path's round trip known), delayed
-acknowledgements, pacing, reordering.  Segments carry their numbers and no payload; their frames have the true length.
+Modelled: segments of one size, cumulative and selective acknowledgements (RFC 2018) for every segment, loss detection
+by what was delivered later (three transmissions; RFC 8985 without its reordering timer), a retransmission timer with a
+minimum and exponential back-off (RFC 6298), tail loss probe, congestion control, explicit congestion notification, the
+receiver's window.  Not modelled: connection set-up and end (flows begin established, with the path's round trip known),
+delayed acknowledgements, pacing, reordering.  Segments carry numbers and no payload; frames have the true length.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Stack(Protocol):
 class Segment:
     """One that was sent and is not acknowledged."""
 
-    __slots__ = ("end", "lost", "number", "sacked", "seq", "sent_ns", "tries")
+    __slots__ = ("end", "lost", "number", "sacked", "sent_ns", "seq", "tries")
 
     def __init__(self, seq: int, end: int) -> None:
         self.seq, self.end = seq, end
@@ -124,10 +124,11 @@ class Sender:
 
     # --- acknowledgements ---------------------------------------------------------------------------------------
 
-    def acknowledged(self, upto: int, marked: bool, ranges: list[tuple[int, int]]) -> None:
-        """An acknowledgement came.  ranges: what the receiver has beyond `upto`."""
+    def acknowledged(self, upto: int, marked: bool, ranges: list[tuple[int, int]], window: int) -> None:
+        """An acknowledgement came.  ranges: what the receiver has beyond `upto`; window: its room from there on."""
         if self.done or upto > self._next:
             return
+        self._room = window
         now = self._clock.now()
         came, sample = 0, None
         for s in self._segments:
@@ -223,9 +224,16 @@ class Sender:
 
 
 class Receiver:
-    """The receiving end.  on_done: called when all `size` bytes are there."""
+    """The receiving end.  on_done: called when all `size` bytes are there.
 
-    def __init__(self, stack: Stack, flow: int, peer: str, size: int, on_done: Callable[[], None]) -> None:
+    room: bytes of the socket's buffer; what the application has not read is taken off the window that is advertised.
+    reading: does the application read at once what is there?
+    """
+
+    def __init__(
+        self, stack: Stack, flow: int, peer: str, size: int, on_done: Callable[[], None], room: int = 1 << 22
+    ) -> None:
+        self.room, self.reading, self.taken = room, True, 0
         self._stack, self.flow, self.peer, self.size, self._on_done = stack, flow, peer, size, on_done
         self.upto = 0
         self.done = False
@@ -239,13 +247,24 @@ class Receiver:
             self.upto = max(self.upto, self._ranges.pop(0)[1])
         ranges = [latest] if latest in self._ranges else []
         ranges += [r for r in self._ranges if r != latest]
-        told = ranges[:MOST_RANGES]
-        head = _SEGMENT.pack(self.flow, ACK, self.upto, 0, marked, len(told))
-        self._unsent = head + b"".join(_RANGE.pack(*r) for r in told)
-        self.more()
+        if self.reading:
+            self.taken = self.upto
+        self._tell(marked, ranges[:MOST_RANGES])
         if self.upto >= self.size and not self.done:
             self.done = True
             self._on_done()
+
+    def read(self) -> None:
+        """The application takes all that is there, and goes on doing so: the window opens."""
+        self.reading = True
+        self.taken = self.upto
+        self._tell(False, self._ranges[:MOST_RANGES])
+
+    def _tell(self, marked: bool, ranges: list[tuple[int, int]]) -> None:
+        window = max(0, self.room - (self.upto - self.taken))
+        head = _SEGMENT.pack(self.flow, ACK, self.upto, window, marked, len(ranges))
+        self._unsent = head + b"".join(_RANGE.pack(*r) for r in ranges)
+        self.more()
 
     def more(self) -> None:
         """Send the newest acknowledgement, if it could not be sent yet."""

@@ -2,8 +2,9 @@
 
 An output that holds frames and has not delivered one for `detect_ns` is declared dead: what it holds is dropped, and so
 is what comes for it, each frame counted under ``dead_output``; inputs that waited for it go on.  It lives again when,
-for `restore_ns`, its peer has paused nothing.  (The method of the PFC watchdogs of data-centre switches; the document
-leaves it open.)  Each declaration is counted and announced.
+for `restore_ns`, its peer has paused nothing; each time it dies again without having taken a frame, that time doubles,
+up to 64 fold, so that one which never reads holds the others up for a smaller and smaller share of time.  (The method
+of the PFC watchdogs of data-centre switches; the document leaves it open.)  Each declaration is counted and announced.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from verbena.errors import InvalidAttributeError
 from verbena.vswitch.kinds import CLASSES
 from verbena.vswitch.switch import VirtualSwitch
 
+MOST_DOUBLED = 6
 Announce = Callable[[str, str], None]
 """Called with the port's name and ``dead`` or ``restored``."""
 
@@ -40,6 +42,9 @@ class Watchdog:
         self._detect_ns, self._restore_ns = detect_ns, restore_ns
         self._seen: dict[str, tuple[int, int]] = {}
         self._quiet: dict[str, int] = {}
+        self._deaths: dict[
+            str, tuple[int, int]
+        ] = {}  # frames sent when it last died, how often without one between
         self._timer: Timer | None = None
 
     def start(self) -> None:
@@ -79,6 +84,8 @@ class Watchdog:
             self.dead.add(name)
             self._quiet.pop(name, None)
             self._seen.pop(name)
+            sent_then, deaths = self._deaths.get(name, (-1, 0))
+            self._deaths[name] = (sent, deaths + 1 if sent == sent_then else 0)
             self._switch.engine.set_dead(port.number, True)
             self._switch.dispatch()
             self._announce(name, "dead")
@@ -87,7 +94,9 @@ class Watchdog:
         port = self._switch.ports[name]
         if port.paused:
             self._quiet.pop(name, None)
-        elif now - self._quiet.setdefault(name, now) >= self._restore_ns:
+        elif now - self._quiet.setdefault(name, now) >= self._restore_ns << min(
+            self._deaths[name][1], MOST_DOUBLED
+        ):
             self.restorations += 1
             self.dead.discard(name)
             self._switch.engine.set_dead(port.number, False)
