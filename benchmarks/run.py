@@ -23,12 +23,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fabric
+import vswitch
 from verbena import _pure
 
 GROUPS = {
     "endpoint": endpoint.BENCHMARKS,
     "fabric": fabric.BENCHMARKS | routing.BENCHMARKS | fabric_real.BENCHMARKS,
     "topology": topology.BENCHMARKS,
+    "vswitch": vswitch.BENCHMARKS,
 }
 
 

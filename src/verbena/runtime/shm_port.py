@@ -263,6 +263,16 @@ def card_pair(ring_bytes: int = DEFAULT_RING_BYTES) -> tuple[ShmPort, VirtualCar
     return port, card
 
 
+def bare_pair(ring_bytes: int = DEFAULT_RING_BYTES) -> tuple[VirtualCard, VirtualCard]:
+    """Two cards with nothing between them: what one sends, the other receives.  The measure for a switch."""
+    memory, wake_first, wake_second = _new(ring_bytes)
+    ours, theirs = socket.socketpair()
+    there = _Shared(os.dup(memory), ring_bytes)
+    there.tx, there.rx = there.rx, there.tx
+    first = VirtualCard(_Shared(memory, ring_bytes), wake_second, wake_first, ours)
+    return first, VirtualCard(there, os.dup(wake_first), os.dup(wake_second), theirs)
+
+
 class CardListener:
     """Where programs get their cards: a Unix socket at `path`."""
 

@@ -13,6 +13,7 @@ cdef class SwitchCore(SwitchForwarder):
     cdef int refuse(self, int port, int cls, int cause) noexcept nogil
     cdef int admit(self, int port, int cls, const uint8_t *data, uint32_t stored, uint32_t length, bint direct,
                    int vlan, bint tagged) noexcept nogil
+    cdef bint straight(self, int port, int cls, int out, int32_t s) noexcept nogil
     cdef void pull(self, int out) noexcept nogil
     cdef int32_t take(self, int out) noexcept nogil
     cdef int32_t take_or_sleep(self, int out) noexcept nogil

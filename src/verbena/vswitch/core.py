@@ -168,8 +168,44 @@ class SwitchCore(SwitchForwarder):
                 return QUEUED
         else:
             self.step(IN_FROM_PRODUCER, port, cls, slot.ident)
+        if (
+            self.push
+            and not self.traced
+            and out != FLOOD
+            and not o.waiting
+            and self.straight(port, cls, out, s)
+        ):
+            return QUEUED
         self.line_up(port, cls, s)
         return QUEUED
+
+    def straight(self, port, cls, out, s):
+        """Queue, forward and move in one step, where nothing is in the way: the same counters and turns, sooner."""
+        q = (
+            cython.address(self.inputs[port * CLASSES + cls])
+            if cython.compiled
+            else self.inputs[port * CLASSES + cls]
+        )
+        o = (
+            cython.address(self.outputs[out * CLASSES + cls])
+            if cython.compiled
+            else self.outputs[out * CLASSES + cls]
+        )
+        frames: cython.longlong = q.frames + 1
+        octets: cython.longlong = q.octets + self.slots[s].length
+        if self.line_head[self.line_of(port, cls, out)] != NOBODY or not self.serves(out, o):
+            return False
+        if q.lossless and (frames >= q.high_frames or octets >= q.high_octets):
+            return False
+        q.entered += 1
+        q.left += 1
+        q.peak_frames = frames if frames > q.peak_frames else q.peak_frames
+        q.peak_octets = octets if octets > q.peak_octets else q.peak_octets
+        o.deficit[port] = 0
+        o.turn = (port + 1) % MOST_PORTS
+        o.in_turn = False
+        self.put_out(out, cls, s)
+        return True
 
     # --- delivery ---------------------------------------------------------------------------------------------
 
