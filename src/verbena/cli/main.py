@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import verbena
+from verbena.cli import vswitch
 from verbena.cli.diags import COMMANDS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -468,6 +469,7 @@ def contexts(
 
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
+app.add_typer(vswitch.app)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------
