@@ -1,4 +1,4 @@
-"""A lossless virtual switch: three producers at full speed, one slow consumer, nothing lost; then what it did, traced."""
+"""A lossless virtual switch: three producers at full speed, one slow consumer, nothing lost; then a trace."""
 
 import threading
 

@@ -19,6 +19,7 @@ PAGES = {
     "io_node": ROOT / "docs" / "io-node.md",
     "fabric": ROOT / "docs" / "fabric.md",
     "fabric_processes": ROOT / "docs" / "fabric-real-time.md",
+    "vswitch": ROOT / "docs" / "vswitch.md",
 }
 REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}
 

@@ -125,8 +125,7 @@ def test_pfc_pauses_only_the_class_that_it_names() -> None:
     link = Link(
         time.clock, source, lambda item: got.append(item.priority), rate_bps=GIGABIT, throttle=throttle
     )
-    link.signal(PfcFrame.of(3, 65_535).pack())
-    time.clock.call_at(1, link.kick)
+    throttle.hear(PfcFrame.of(3, 65_535).pack())
     time.run_for(2_000_000)
     assert got.count(5) == 50
     assert got.count(3) == 0

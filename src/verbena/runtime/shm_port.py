@@ -26,7 +26,7 @@ from verbena.vswitch.switch import SwitchPort
 DEFAULT_RING_BYTES = 1 << 18
 _HELLO = struct.Struct("<8sQQ")
 _MAGIC = b"vb-card1"
-SPIN_NS = 20_000
+SPIN_NS = 5_000
 
 
 class _Shared:
@@ -216,6 +216,7 @@ class VirtualCard:
         while time.monotonic_ns() < until:
             if not ring.is_empty():
                 return True
+            os.sched_yield()  # who makes the frames may wait for this processor
         return self._wait(ring.consumer_may_sleep, timeout)
 
     def _wait(self, may_sleep: object, timeout: float | None) -> bool:

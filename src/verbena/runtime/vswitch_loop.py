@@ -32,8 +32,8 @@ from verbena.errors import InvalidAttributeError
 from verbena.vswitch.config import PortConfig, SwitchConfig
 from verbena.vswitch.switch import SwitchPort, VirtualSwitch
 
-BATCH = 1024
-SPINS = 8
+BATCH = 4096
+SPINS = 2
 AGE_EVERY_NS = 1_000_000_000
 
 

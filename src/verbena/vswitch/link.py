@@ -66,6 +66,7 @@ class Link:
         self._busy = self._kicking = self._again = False
         self._turn = 0
         source.on_frames = self.kick
+        clock.call_at(clock.now(), self.kick)  # for what the source has already
 
     def signal(self, message: bytes) -> None:
         """A message of flow control from the far end; it is heard after the delay, whatever the data do."""
