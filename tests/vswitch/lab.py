@@ -79,6 +79,13 @@ def fill(port: SwitchPort, data: bytes, most: int = 100_000) -> int:
     raise AssertionError(f"{most} frames, and it still takes more")
 
 
+def take_all(port: SwitchPort) -> list[int]:
+    found = []
+    while (got := port.receive()) is not None:
+        found.append(number_of(got.data))
+    return found
+
+
 # --- the reference model --------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,10 @@ class Source(Protocol):
 
 
 class Link:
-    """One direction.  sink: called with each frame's bytes, true length and class.  rate_bps 0: infinitely fast."""
+    """One direction.  sink: called with each frame.  rate_bps 0: infinitely fast.
+
+    tap: called with the bytes of every frame that is sent, and of every message that is said on the way back.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Link:
         self.throttle = throttle or Throttle()
         self.throttle.on_open = self.kick
         self.frames = self.octets = self.messages = 0
+        self.tap: Callable[[bytes], None] = lambda _: None
         self.up = True
         self.lost = 0
         self._hand: list[Item | None] = [None] * CLASSES
@@ -71,6 +75,7 @@ class Link:
     def signal(self, message: bytes) -> None:
         """A message of flow control from the far end; it is heard after the delay, whatever the data do."""
         self.messages += 1
+        self.tap(message)
         self._clock.call_at(self._clock.now() + self.delay_ns, lambda: self.throttle.hear(message))
 
     def kick(self) -> None:
@@ -120,6 +125,7 @@ class Link:
         self.throttle.sent(item.priority, item.length)
         self.frames += 1
         self.octets += item.length
+        self.tap(item.data)
         now = self._clock.now()
         taken = 0
         if self.rate_bps:
