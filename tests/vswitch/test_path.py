@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError
 from verbena.runtime.virtual_time import VirtualTime
-from verbena.vswitch.path import FAR, NEAR, POINTS, LossRow, Path, PathConfig, datagram, loss_table
+from verbena.vswitch.path import FAR, NEAR, LossRow, Path, loss_table
+from verbena.vswitch.path_machine import POINTS, PathConfig, datagram
 from verbena.vswitch.queue import Item
 from verbena.wire.errors import DecodeError
 from verbena.wire.vxlan import OVERHEAD, VXLAN_PORT, decapsulate, encapsulate
@@ -72,7 +74,7 @@ def test_a_reader_that_sleeps_for_a_second_stops_the_senders_at_the_far_end() ->
     time.run_for(900_000_000)
     assert path.delivered == 0
     assert path.sent < 1000
-    assert all(machine.socket.stopped() for machine in path.machines), "both senders wait"
+    assert all(machine.stages()[0].stopped() for machine in path.machines), "both senders wait"
     time.run_until_idle()
     assert path.delivered == 1000
     assert path.in_order()
@@ -83,7 +85,7 @@ def test_a_reader_that_sleeps_for_a_second_stops_the_senders_at_the_far_end() ->
 def test_a_send_on_a_full_socket_says_so_and_takes_nothing() -> None:
     time = VirtualTime()
     path = Path(time.clock, PathConfig(machines=1))
-    socket = path.machines[0].socket
+    socket = path.machines[0].applications[0].socket
     item = Item(datagram(1, 9000, 0, 1000), 1000)
     for mover in path.machines[0].movers:
         mover._busy = True  # nothing moves on
@@ -98,10 +100,18 @@ def test_a_send_on_a_full_socket_says_so_and_takes_nothing() -> None:
 
 @pytest.mark.requirement("VSW-17")
 def test_the_discipline_holds_what_all_sockets_can() -> None:
-    path = run(lambda clock: Path(clock, PathConfig(machines=1, frames=400, read_gap_ns=50_000)))
+    config = PathConfig(machines=1, sockets=8, frames=100, read_gap_ns=50_000)
+    path = run(lambda clock: Path(clock, config))
     (machine,) = path.machines
-    assert machine.discipline.marks.octets[2] >= machine.socket.marks.octets[2]
+    room = sum(application.socket.marks.octets[2] for application in machine.applications)
+    assert machine.discipline.marks.octets[2] >= room
     assert machine.discipline.counts.dropped == 0
+    assert machine.discipline.counts.peak > 8 * 20
+    assert machine.card.counts.stops == machine.card.counts.starts > 0
+    assert path.delivered == 800
+    assert path.in_order()
+    short = run(lambda clock: Path(clock, replace(config, off=frozenset({"queueing discipline"}))))
+    assert short.losses()["queueing discipline"] > 0
 
 
 @pytest.mark.requirement("VSW-18")
@@ -118,7 +128,7 @@ def test_the_chain_reaction_from_the_switch_to_the_sender() -> None:
         path.card_tx,
         machine.card,
         machine.discipline,
-        machine.socket,
+        machine.stages()[0],
     ):
         before = queue.on_stop
         queue.on_stop = lambda c, q=queue, before=before: (stopped.append(q.name), before(c))  # type: ignore[misc]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from verbena.runtime.virtual_time import VirtualTime
-from verbena.vswitch.path import FAR, VNI, PathConfig
+from verbena.vswitch.path import FAR, VNI
 from verbena.vswitch.path import Path as SocketPath
+from verbena.vswitch.path_machine import PathConfig
 from verbena.wire.frame import LinkType
 from verbena.wire.pcap import PcapngWriter
 

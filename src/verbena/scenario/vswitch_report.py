@@ -19,7 +19,8 @@ from verbena.scenario.load import parse_model, read_text
 from verbena.scenario.vswitch_plot import draw
 from verbena.scenario.vswitch_schema import PathModel, QueryModel, SwitchFile
 from verbena.vswitch.cluster import Cluster
-from verbena.vswitch.path import LossRow, Path, PathConfig, loss_table
+from verbena.vswitch.path import LossRow, Path, loss_table
+from verbena.vswitch.path_machine import PathConfig
 from verbena.vswitch.workloads import Background, PartitionAggregate, Times
 
 PICTURE = "report.svg"
@@ -100,6 +101,7 @@ def run_report(file: SwitchFile, tell: Callable[[str], None] = lambda _: None) -
 def _path_config(model: PathModel) -> PathConfig:
     return PathConfig(
         machines=model.machines,
+        sockets=model.sockets,
         frames=model.frames,
         length=model.bytes,
         send_gap_ns=model.send_gap_ns,

@@ -21,6 +21,7 @@ class PathModel(Strict):
     """From socket to socket: the table of loss points.  bytes: of a frame."""
 
     machines: Annotated[int, Field(ge=1, le=30)] = 3
+    sockets: Annotated[int, Field(ge=1, le=100)] = 1
     frames: Count = 600
     bytes: Annotated[int, Size, Field(ge=60, le=1514)] = 1000
     send_gap_ns: Gap = 1_000

@@ -13,184 +13,24 @@ card's RX ring, the interrupt that moves packets to the sockets by port, the soc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from verbena.clock import Clock
-from verbena.errors import InvalidAttributeError
 from verbena.vswitch.config import Marks, PortConfig, SwitchConfig
 from verbena.vswitch.link import Link
+from verbena.vswitch.path_machine import MTU, NUMBERS, POINTS, Machine, Mover, PathConfig, machine_mac
 from verbena.vswitch.queue import FrameQueue, Item
 from verbena.vswitch.signals import watch
 from verbena.vswitch.signals_pause import PauseGranter, PauseThrottle, pfc_marks
 from verbena.vswitch.switch import SwitchPort, VirtualSwitch
 from verbena.wire.errors import DecodeError
-from verbena.wire.ip import ETHERTYPE_IPV4, PROTOCOL_UDP, UDP, Ethernet, IPv4, internet_checksum
+from verbena.wire.ip import PROTOCOL_UDP, UDP, Ethernet, IPv4
 from verbena.wire.vxlan import Endpoint, decapsulate, encapsulate
 
-MTU = 1514
 MAX_FRAME = 1522
-POINTS = (
-    "send call",
-    "queueing discipline",
-    "card TX ring",
-    "switch input",
-    "switch output",
-    "physical card TX",
-    "physical link",
-    "far switch input",
-    "far switch output",
-    "card RX ring",
-    "socket RX buffer",
-)
-"""The meeting points, each named after the queue that is entered there, in the order of the way."""
 VNI = 0x2A
 NEAR = Endpoint(bytes.fromhex("027600000a01"), bytes((10, 0, 0, 1)))
 FAR = Endpoint(bytes.fromhex("027600000a02"), bytes((10, 0, 0, 2)))
-
-
-@dataclass(frozen=True, slots=True)
-class PathConfig:
-    """machines: sending virtual machines.  frames: that each sends, of `length` bytes.
-
-    send_gap_ns: between two send calls of a machine; read_gap_ns: between two reads; asleep_ns: the reader sleeps so
-    long at first.  rate_bps: of the physical link.  service_ns: what each software stage needs for a frame.  off:
-    meeting points without flow control.
-    """
-
-    machines: int = 3
-    frames: int = 1000
-    length: int = 1000
-    send_gap_ns: int = 1_000
-    read_gap_ns: int = 5_000
-    asleep_ns: int = 0
-    rate_bps: float = 10e9
-    cable_m: float = 20
-    service_ns: int = 300
-    socket_bytes: int = 32_768
-    ring_frames: int = 32
-    switch_frames: int = 64
-    off: frozenset[str] = field(default_factory=frozenset)
-
-    def __post_init__(self) -> None:
-        unknown = self.off - set(POINTS)
-        if unknown:
-            raise InvalidAttributeError(
-                f"no meeting point is called {sorted(unknown)[0]!r}: {', '.join(POINTS)}"
-            )
-        if not 60 <= self.length <= MTU:
-            raise InvalidAttributeError(f"length = {self.length}: 60 to {MTU} bytes")
-        if min(self.machines, self.frames, self.send_gap_ns, self.read_gap_ns, self.ring_frames) < 1:
-            raise InvalidAttributeError("machines, frames, gaps and ring_frames are 1 or more")
-
-
-def datagram(source: int, port: int, number: int, length: int) -> bytes:
-    """An Ethernet frame with a UDP datagram from sending machine `source` to the receiving machine's `port`."""
-    ip_length = length - 14
-    udp = UDP(4000 + source, port, ip_length - IPv4.SIZE).pack()
-    ip = IPv4(total_length=ip_length, src=bytes((192, 168, 0, source)), dst=bytes((192, 168, 0, 200))).pack()
-    ip = ip[:10] + internet_checksum(ip).to_bytes(2, "big") + ip[12:]
-    head = Ethernet(machine_mac(200), machine_mac(source), (), ETHERTYPE_IPV4).pack()
-    return (head + ip + udp + number.to_bytes(4, "big")).ljust(length, b"\0")
-
-
-def machine_mac(number: int) -> bytes:
-    """The address of a virtual machine's card."""
-    return bytes((2, 0x76, 0, 0, 1, number))
-
-
-class Mover:
-    """Takes from a source what the target has room for, a frame each `service_ns`; waits when there is none.
-
-    offer: called with a frame; False: no room, try again after `kick`.
-    """
-
-    def __init__(self, clock: Clock, source: Any, offer: Callable[[Item], bool], service_ns: int) -> None:
-        self._clock, self._source, self._offer, self._service = clock, source, offer, service_ns
-        self._hand: Item | None = None
-        self._busy = False
-        self.waits = 0
-        source.on_frames = self.kick
-
-    def kick(self, _: int = 0) -> None:
-        """There may be something to do: a frame came, or there is room."""
-        if self._busy:
-            return
-        if self._hand is None:
-            found = self._source.receive()
-            if found is None:
-                return
-            self._hand = Item(found.data, found.length, found.priority)
-        self._busy = True
-        self._clock.call_at(self._clock.now() + self._service, self._move)
-
-    def _move(self) -> None:
-        self._busy = False
-        if self._hand is None:
-            return
-        if self._offer(self._hand):
-            self._hand = None
-            self.kick()
-        else:
-            self.waits += 1
-
-
-class Machine:
-    """A sending virtual machine: application, socket, discipline, card, and the hypervisor's mover."""
-
-    def __init__(self, clock: Clock, config: PathConfig, number: int, port: SwitchPort) -> None:
-        self.sent = self.blocked = 0
-        self._clock, self._config, self._number = clock, config, number
-        on = {name: name not in config.off for name in POINTS}
-        size = config.socket_bytes
-        many = size // 60 + 2
-        threshold = Marks(many, many + 1, many + 1, size - 2 * MTU, size - MTU, size)
-        ring = config.ring_frames * MTU
-        self.socket = FrameQueue("send call", threshold, controlled=on["send call"])
-        # The discipline holds all that the socket can (002:94); without that, what it was: a few frames.
-        few = Marks(config.ring_frames - 1, config.ring_frames, config.ring_frames + 1)
-        self.discipline = FrameQueue(
-            "queueing discipline",
-            threshold if on["queueing discipline"] else few,
-            controlled=on["queueing discipline"],
-        )
-        self.card = FrameQueue(
-            "card TX ring",
-            Marks(many, many + 1, many + 1, ring // 2, ring - MTU, ring),
-            controlled=on["card TX ring"],
-        )
-        service = config.service_ns
-        self.movers = [
-            Mover(clock, self.socket, self.discipline.send, service),
-            Mover(clock, self.discipline, self.card.send, service),
-            Mover(clock, self.card, lambda item: port.send(item.data, item.length), service),
-        ]
-        self.socket.on_room = self._woken
-        self.discipline.on_room = self.movers[0].kick
-        self.card.on_room = self.movers[1].kick
-        port.on_room = self.movers[2].kick
-        self._due = False
-
-    def start(self) -> None:
-        """The application calls send, and again after its gap; a full socket makes it wait."""
-        self._due = False
-        if self.sent >= self._config.frames:
-            return
-        data = datagram(self._number, 9000, self.sent, self._config.length)
-        if not self.socket.send(Item(data, len(data))):
-            self.blocked += 1
-            return
-        self.sent += 1
-        self._due = True
-        self._clock.call_at(self._clock.now() + self._config.send_gap_ns, self.start)
-
-    def _woken(self, _: int) -> None:
-        if not self._due:
-            self._due = True
-            self._clock.call_at(self._clock.now(), self.start)
-
-    def stages(self) -> list[FrameQueue]:
-        return [self.socket, self.discipline, self.card]
 
 
 class Path:
@@ -364,8 +204,13 @@ class Path:
         return sum(len(numbers) for numbers in self.received.values())
 
     def in_order(self) -> bool:
-        """Did each machine's frames come in the order in which they were sent?"""
-        return all(numbers == sorted(numbers) for numbers in self.received.values())
+        """Did each socket's frames come in the order in which they were sent?"""
+        for numbers in self.received.values():
+            for socket in range(self.config.sockets):
+                own = [n for n in numbers if n // NUMBERS == socket]
+                if own != sorted(own):
+                    return False
+        return True
 
     def blocked(self) -> int:
         """Send calls that had to wait."""
