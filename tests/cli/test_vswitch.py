@@ -80,12 +80,3 @@ def test_a_wrong_file_is_told_with_its_line(
     error = capsys.readouterr().err
     assert f"wrong.yaml:{line}:" in error
     assert said in error
-
-
-def test_a_buffer_too_small_for_its_link_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "wrong.yaml"
-    file.write_text(
-        "name: x\nvswitch:\n  workloads:\n    - {kind: incast, name: a, workers: 2, worker_gbps: 400, signal: pcie}\n"
-    )
-    assert execute(["vswitch", "report", str(file)]) == 1
-    assert "workload a:" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_partition_aggregate_waits_for_no_timer_when_nothing_is_lost(congestion:
     "workers, response, buffer_bytes", [(1, 1000, 65_536), (5, 20_000, 16_384), (24, 9_000, 32_768)]
 )
 def test_other_numbers_lossless(workers: int, response: int, buffer_bytes: int, seed: int) -> None:
-    for signal in ("pfc", "onoff", "ib"):
+    for signal in ("pfc", "onoff", "ib", "pcie"):
         times = query(
             True, seed, workers=workers, response=response, buffer_bytes=buffer_bytes, signal=signal
         )

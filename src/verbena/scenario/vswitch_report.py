@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 from verbena.clock import Clock
-from verbena.errors import FabricFileError, InvalidAttributeError
 from verbena.runtime.virtual_time import VirtualTime
 from verbena.scenario.load import parse_model, read_text
 from verbena.scenario.vswitch_plot import draw
@@ -126,18 +125,15 @@ def _run_query(model: QueryModel, seed: int, lossless: bool) -> Side:
         time = VirtualTime()
         workers = [f"worker{n}" for n in range(model.workers)]
         rates = dict.fromkeys(workers, model.worker_gbps * 1e9) | {"aggregator": model.rate_gbps * 1e9}
-        try:
-            cluster = Cluster(
-                time.clock,
-                ["aggregator", *workers],
-                rates,
-                lossless=lossless,
-                buffer_bytes=model.buffer_bytes,
-                mark_bytes=model.mark_bytes,
-                signal=model.signal,
-            )
-        except InvalidAttributeError as error:
-            raise FabricFileError(f"workload {model.name}: {error}") from None
+        cluster = Cluster(
+            time.clock,
+            ["aggregator", *workers],
+            rates,
+            lossless=lossless,
+            buffer_bytes=model.buffer_bytes,
+            mark_bytes=model.mark_bytes,
+            signal=model.signal,
+        )
         incast = model.kind == "incast"
         work = PartitionAggregate(
             cluster,

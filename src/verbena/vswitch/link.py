@@ -16,7 +16,16 @@ from verbena.vswitch.config import Marks
 from verbena.vswitch.kinds import CLASSES
 from verbena.vswitch.queue import FrameQueue, Item
 from verbena.vswitch.signals import Granter, OnOffGranter, OnOffThrottle, Throttle, watch
-from verbena.vswitch.signals_credit import IbGranter, IbThrottle, PcieGranter, PcieThrottle, credit_marks
+from verbena.vswitch.signals_credit import (
+    IB_MOST_BYTES,
+    PCIE_MOST_BYTES,
+    PCIE_MOST_HEADERS,
+    IbGranter,
+    IbThrottle,
+    PcieGranter,
+    PcieThrottle,
+    credit_marks,
+)
 from verbena.vswitch.signals_pause import PauseGranter, PauseThrottle, pfc_marks
 from verbena.vswitch.signals_rate import RateGranter, RateThrottle
 from verbena.vswitch.switch import SwitchPort
@@ -161,6 +170,8 @@ def signal_pair(
 ) -> tuple[Granter, Throttle, Marks]:
     """Both ends of a kind of flow control, and the marks that its receiver's queue needs on such a link.
 
+    Credits can tell of so much room and no more; what a buffer has beyond that is not used.
+
     Raises `InvalidAttributeError` for an unknown kind, or a buffer that is too small for the link.
     """
     rate = int(rate_bps)
@@ -180,9 +191,11 @@ def signal_pair(
             pause_marks,
         )
     if kind == "pcie":
-        return PcieGranter(emit, 127, buffer_bytes, clock), PcieThrottle(), credit_marks(buffer_bytes)
+        room = min(buffer_bytes, PCIE_MOST_BYTES)
+        return PcieGranter(emit, PCIE_MOST_HEADERS, room, clock), PcieThrottle(), credit_marks(room)
     if kind == "ib":
-        return IbGranter(emit, buffer_bytes, clock), IbThrottle(), credit_marks(buffer_bytes)
+        room = min(buffer_bytes, IB_MOST_BYTES)
+        return IbGranter(emit, room, clock), IbThrottle(), credit_marks(room)
     raise InvalidAttributeError(f"no flow control is called {kind!r}: {', '.join(KINDS)}")
 
 

@@ -31,6 +31,10 @@ from verbena.wire.errors import DecodeError
 IB_REPEAT_SYMBOLS = 65_536
 PCIE_REPEAT_NS = 30_000
 MOST_BLOCKS = IB_MODULUS // 2
+IB_MOST_BYTES = MOST_BLOCKS * IB_BLOCK
+PCIE_MOST_HEADERS = PCIE_HEADER_MODULUS // 2 - 1
+PCIE_MOST_BYTES = (PCIE_DATA_MODULUS // 2 - 1) * PCIE_DATA_CREDIT
+"""Half of what the counters can tell apart, less one: so that an old message is known as such."""
 TYPES = 3
 
 
