@@ -207,3 +207,18 @@ def test_a_reader_that_does_not_read_stops_its_senders_and_only_them() -> None:
             lambda: consume(cards[1], 1000),
         )
         assert loop.switch.losses() == {}
+
+
+def test_a_closed_card_says_so() -> None:
+    _, card = card_pair(1 << 12)
+    card.close()
+    card.close()
+    for call in (lambda: card.send(bytes(60)), card.receive, card.wait_frames, card.wait_room):
+        with pytest.raises(ClosedError):
+            call()
+
+
+def test_a_frame_that_no_ring_can_hold_is_refused() -> None:
+    _, card = card_pair(1 << 12)
+    with pytest.raises(InvalidAttributeError, match="up to"):
+        card.send(bytes(5000))

@@ -190,7 +190,7 @@ class VirtualCard:
     def receive_many(self, most: int = 256) -> list[bytes]:
         """Up to so many frames, that are there now."""
         ring = self._shared.rx
-        if ring.is_empty():
+        if ring.memory is None or ring.is_empty():
             self._check()
             ring.consumer_may_sleep()
             return []
@@ -207,11 +207,14 @@ class VirtualCard:
 
     def wait_room(self, timeout: float | None = None) -> bool:
         """Sleep until the TX ring is half empty; False: the time was over."""
+        self._check()
         return self._wait(self._shared.tx.producer_may_sleep, timeout)
 
     def wait_frames(self, timeout: float | None = None) -> bool:
         """Sleep until there is a frame; False: the time was over."""
         ring = self._shared.rx
+        if ring.memory is None:
+            self._check()
         until = time.monotonic_ns() + SPIN_NS
         while time.monotonic_ns() < until:
             if not ring.is_empty():
