@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from verbena.cli.main import execute
+from verbena.scenario.vswitch_report import load_switch_file
 
 SMALL = """
 name: small
@@ -80,3 +81,8 @@ def test_a_wrong_file_is_told_with_its_line(
     error = capsys.readouterr().err
     assert f"wrong.yaml:{line}:" in error
     assert said in error
+
+
+def test_the_example_is_right() -> None:
+    file = load_switch_file(str(Path(__file__).resolve().parents[2] / "examples" / "vswitch" / "report.yaml"))
+    assert [workload.name for workload in file.vswitch.workloads] == ["search", "incast"]
