@@ -31,6 +31,11 @@ vswitch:
       congestion: dctcp
       mark_bytes: 20 kB
       signal: ib
+    - kind: incast
+      name: datagrams
+      transport: udp
+      workers: 8
+      response_bytes: 60 kB
 """
 
 
@@ -51,7 +56,8 @@ def test_a_report_shows_where_frames_are_lost_and_what_that_costs(
     data = json.loads((first / "report.json").read_text())
     assert data["ok"] is True
     assert len(data["losses"]) == 13
-    search, incast = data["workloads"]
+    search, incast, datagrams = data["workloads"]
+    assert (datagrams["lossy"]["incomplete"], datagrams["lossless"]["incomplete"]) == (1, 0)
     assert search["speedup"] > 3
     assert search["lossless"]["lost"] == incast["lossless"]["lost"] == 0
     assert search["lossy"]["lost"] > 0

@@ -11,7 +11,7 @@ from verbena.runtime.virtual_time import VirtualTime
 from verbena.vswitch.cluster import Cluster
 from verbena.vswitch.congestion import CONTROLS, Cubic, Dctcp, Reno
 from verbena.vswitch.tcp import MSS, Sender
-from verbena.vswitch.workloads import Background, Datagrams, PartitionAggregate, Times
+from verbena.vswitch.workloads import Background, DatagramQueries, Datagrams, PartitionAggregate, Times
 
 
 def cluster(
@@ -139,6 +139,18 @@ def test_background_flows_and_datagrams_share_the_cluster(seed: int) -> None:
         assert (received == 900) == lossless
         assert received + made.lost().get("agg: output_full", 0) >= 900
         assert len(set(made.switch.balance())) == 1
+
+
+def test_queries_over_udp_are_complete_only_without_losses(seed: int) -> None:
+    for lossless in (True, False):
+        time, made, names = cluster(8, lossless)
+        work = DatagramQueries(made, Random(seed), "agg", names, response_bytes=60_000, queries=3)
+        work.start()
+        time.run_until_idle()
+        assert work.incomplete == (0 if lossless else 3)
+        assert len(work.times.queries_ns) == (3 if lossless else 0)
+        assert bool(made.lost()) != lossless
+        assert work.times.answers == 24
 
 
 def test_reno_by_its_rules() -> None:

@@ -66,10 +66,7 @@ def report(
                 table.add_row(*line)
             console.print(table)
     for each in done.comparisons:
-        console.print(
-            f"{each.name}: {each.speedup:.1f} times sooner without losses ({each.model.congestion}, "
-            f"minimum retransmission timeout {each.model.min_rto_ms:g} ms)"
-        )
+        console.print(each.verdict)
     folder = out or Path("runs") / f"{done.name}-vswitch"
     reports.write_report(done, folder)
     console.print(f"report folder: {folder}")

@@ -20,7 +20,7 @@ from verbena.scenario.vswitch_schema import PathModel, QueryModel, SwitchFile
 from verbena.vswitch.cluster import Cluster
 from verbena.vswitch.path import LossRow, Path, loss_table
 from verbena.vswitch.path_machine import PathConfig
-from verbena.vswitch.workloads import Background, PartitionAggregate, Times
+from verbena.vswitch.workloads import Background, DatagramQueries, PartitionAggregate, Times
 
 PICTURE = "report.svg"
 
@@ -32,6 +32,7 @@ class Side:
     queries_ns: list[int] = field(default_factory=list)
     flows_ns: list[int] = field(default_factory=list)
     background_ns: list[int] = field(default_factory=list)
+    incomplete: int = 0
     lost: int = 0
     timeouts: int = 0
     retransmitted: int = 0
@@ -55,9 +56,23 @@ class Comparison:
     lossless: Side
 
     @property
-    def speedup(self) -> float:
-        """Mean completion of a query, lossy over lossless."""
+    def speedup(self) -> float | None:
+        """Mean completion of a query, lossy over lossless; None: queries were never complete."""
+        if self.lossy.incomplete or self.lossless.incomplete:
+            return None
         return self.lossy.mean_ms / self.lossless.mean_ms
+
+    @property
+    def verdict(self) -> str:
+        """A sentence."""
+        if self.speedup is None:
+            return (
+                f"{self.name}: over UDP, queries never complete: {self.lossy.incomplete} lossy, "
+                f"{self.lossless.incomplete} lossless"
+            )
+        more = f" ({self.model.congestion}, minimum retransmission timeout {self.model.min_rto_ms:g} ms)"
+        told = "" if self.model.transport == "udp" else more
+        return f"{self.name}: {self.speedup:.1f} times sooner without losses{told}"
 
 
 @dataclass
@@ -73,7 +88,7 @@ class Report:
     def ok(self) -> bool:
         """With all controls on, was nothing lost, and did every query end?"""
         whole = all(not row.lost for row in self.losses if not row.off)
-        return whole and all(c.lossless.lost == 0 for c in self.comparisons)
+        return whole and all(c.lossless.lost == c.lossless.incomplete == 0 for c in self.comparisons)
 
 
 def load_switch_file(path: str) -> SwitchFile:
@@ -134,20 +149,7 @@ def _run_query(model: QueryModel, seed: int, lossless: bool) -> Side:
             mark_bytes=model.mark_bytes,
             signal=model.signal,
         )
-        incast = model.kind == "incast"
-        work = PartitionAggregate(
-            cluster,
-            Random(f"{seed} {model.name} {run}"),
-            "aggregator",
-            workers,
-            response_bytes=model.response_bytes,
-            queries=1 if incast else model.queries,
-            deadline_ns=int(model.deadline_ms * 1e6),
-            think_ns=0 if incast else 50_000,
-            congestion=model.congestion,
-            min_rto_ns=int(model.min_rto_ms * 1e6),
-            probes=model.tail_loss_probe,
-        )
+        work = _work(model, cluster, Random(f"{seed} {model.name} {run}"), workers)
         background = _background(model, cluster, seed, run)
         work.start()
         if background is not None:
@@ -161,8 +163,41 @@ def _run_query(model: QueryModel, seed: int, lossless: bool) -> Side:
         in_time, answers = in_time + times.in_time, answers + times.answers
         side.background_ns += background.times.flows_ns if background else []
         side.lost += sum(cluster.lost().values())
+        side.incomplete += work.incomplete if isinstance(work, DatagramQueries) else 0
     side.in_time = in_time / answers
     return side
+
+
+def _work(
+    model: QueryModel, cluster: Cluster, random: Random, workers: list[str]
+) -> PartitionAggregate | DatagramQueries:
+    incast = model.kind == "incast"
+    queries = 1 if incast else model.queries
+    deadline_ns, think_ns = int(model.deadline_ms * 1e6), 0 if incast else 50_000
+    if model.transport == "udp":
+        return DatagramQueries(
+            cluster,
+            random,
+            "aggregator",
+            workers,
+            response_bytes=model.response_bytes,
+            queries=queries,
+            deadline_ns=deadline_ns,
+            think_ns=think_ns,
+        )
+    return PartitionAggregate(
+        cluster,
+        random,
+        "aggregator",
+        workers,
+        response_bytes=model.response_bytes,
+        queries=queries,
+        deadline_ns=deadline_ns,
+        think_ns=think_ns,
+        congestion=model.congestion,
+        min_rto_ns=int(model.min_rto_ms * 1e6),
+        probes=model.tail_loss_probe,
+    )
 
 
 def _background(model: QueryModel, cluster: Cluster, seed: int, run: int) -> Background | None:
@@ -207,8 +242,8 @@ def query_lines(comparisons: list[Comparison]) -> list[tuple[str, ...]]:
                 (
                     each.name if name == "lossy" else "",
                     name,
-                    f"{side.mean_ms:.2f} ms",
-                    f"{side.percentile_ms(0.99):.2f} ms",
+                    f"{side.mean_ms:.2f} ms" if side.queries_ns else "never",
+                    f"{side.percentile_ms(0.99):.2f} ms" if not side.incomplete else "never",
                     f"{side.in_time:.1%}",
                     f"{side.lost:,}",
                     f"{side.retransmitted:,}",
@@ -228,11 +263,7 @@ def write_report(report: Report, folder: FilePath) -> bool:
         lines += ["## From socket to socket", "", *_table(LOSS_HEAD, loss_lines(report.losses))]
     if report.comparisons:
         lines += ["## Workloads", "", *_table(QUERY_HEAD, query_lines(report.comparisons))]
-        lines += [
-            f"{c.name}: {c.speedup:.1f} times sooner without losses "
-            f"({c.model.congestion}, minimum retransmission timeout {c.model.min_rto_ms:g} ms)."
-            for c in report.comparisons
-        ]
+        lines += [f"{c.verdict}." for c in report.comparisons]
     if picture:
         lines += ["", f"![Completion times and loss points]({PICTURE})"]
     (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")

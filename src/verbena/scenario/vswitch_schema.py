@@ -60,6 +60,7 @@ class QueryModel(Strict):
     worker_gbps: Rate = 10.0
     buffer_bytes: Annotated[int, Size, Field(ge=6_088, le=1 << 30)] = 65_536
     mark_bytes: Annotated[int, Size, Field(ge=0, le=1 << 30)] = 0
+    transport: Literal["tcp", "udp"] = "tcp"
     congestion: Literal["reno", "cubic", "dctcp"] = "cubic"
     min_rto_ms: Annotated[float, Field(gt=0, le=60_000)] = 200.0
     tail_loss_probe: bool = True

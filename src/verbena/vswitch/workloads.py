@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from verbena.errors import InvalidAttributeError
@@ -15,6 +16,10 @@ from verbena.vswitch.tcp import Sender
 
 if TYPE_CHECKING:
     from random import Random
+
+DATAGRAM_BYTES = 1456
+DATAGRAM_FRAME = 1498
+"""An Ethernet frame with such a datagram: 14 + 20 + 8 bytes more."""
 
 
 @dataclass
@@ -120,6 +125,90 @@ class PartitionAggregate:
             times.queries_ns.append(taken)
             if self._left:
                 clock.call_at(clock.now() + self._gap, self.start)
+
+
+class DatagramQueries:
+    """Partition-aggregate over UDP: each answer is `response_bytes` in datagrams, sent at once; nothing is sent again.
+
+    A query that lost a datagram is never complete: it is given up after `give_up_ns`, and counted in `incomplete`.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        random: Random,
+        aggregator: str,
+        workers: Sequence[str],
+        *,
+        response_bytes: int = 65_536,
+        queries: int = 20,
+        deadline_ns: int = 100_000_000,
+        gap_ns: int = 10_000_000,
+        think_ns: int = 50_000,
+        give_up_ns: int = 1_000_000_000,
+    ) -> None:
+        if response_bytes < 1 or queries < 1 or not workers:
+            raise InvalidAttributeError("response_bytes, queries and the number of workers are 1 or more")
+        self.times = Times()
+        self.incomplete = 0
+        self._cluster, self._random, self._aggregator, self._workers = (
+            cluster,
+            random,
+            aggregator,
+            list(workers),
+        )
+        self._datagrams = -(-response_bytes // DATAGRAM_BYTES)
+        self._left, self._deadline, self._gap, self._think = queries, deadline_ns, gap_ns, think_ns
+        self._give_up_ns = give_up_ns
+        self._missing: dict[int, int] = {}  # datagrams that are still to come, by flow
+        self._flow = self._asked = 0
+        cluster.hosts[aggregator].on_datagram = self._arrived
+
+    def start(self) -> None:
+        """Ask the first query."""
+        self._left -= 1
+        clock = self._cluster.clock
+        self._asked = clock.now()
+        for worker in self._workers:
+            self._flow += 1
+            self._missing[self._flow] = self._datagrams
+            when = self._asked + self._cluster.rtt_ns() // 2 + self._random.randrange(self._think + 1)
+            send = partial(self._send, worker, self._flow, self._datagrams)
+            clock.call_at(when, send)
+        self._timer = clock.call_at(self._asked + self._give_up_ns, self._give_up)
+
+    def _send(self, worker: str, flow: int, left: int) -> None:
+        while left:
+            if not self._cluster.datagram(worker, self._aggregator, flow, DATAGRAM_FRAME):
+                self._cluster.hosts[worker].waiting.append(partial(self._send, worker, flow, left))
+                return
+            left -= 1
+
+    def _arrived(self, flow: int, _length: int) -> None:
+        if flow not in self._missing:
+            return
+        self._missing[flow] -= 1
+        if self._missing[flow]:
+            return
+        del self._missing[flow]
+        taken = self._cluster.clock.now() - self._asked
+        self.times.flows_ns.append(taken)
+        self.times.answers += 1
+        self.times.in_time += taken <= self._deadline
+        if not self._missing:
+            self.times.queries_ns.append(taken)
+            self._timer.cancel()
+            self._next()
+
+    def _give_up(self) -> None:
+        self.incomplete += 1
+        self.times.answers += len(self._missing)
+        self._missing.clear()
+        self._next()
+
+    def _next(self) -> None:
+        if self._left:
+            self._cluster.clock.call_at(self._cluster.clock.now() + self._gap, self.start)
 
 
 class Background:
