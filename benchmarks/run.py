@@ -28,6 +28,7 @@ import fabric
 import lan
 import memory
 import team
+import vswitch
 from verbena import _pure
 
 GROUPS = {
@@ -38,6 +39,7 @@ GROUPS = {
     "lan": lan_tap.BENCHMARKS | lan.BENCHMARKS,
     "team": team.BENCHMARKS,
     "topology": topology.BENCHMARKS,
+    "vswitch": vswitch.BENCHMARKS,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import verbena
+from verbena.cli import vswitch
 from verbena.cli.diags import COMMANDS
 from verbena.cli.lan import app as lan_app
 from verbena.cli.team_commands import proxy, team_app
@@ -548,6 +549,7 @@ for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
 app.command()(proxy)
 app.add_typer(team_app)
+app.add_typer(vswitch.app)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from verbena.errors import FabricFileError
@@ -29,6 +29,7 @@ NO_ALIASES = "aliases (*name) have no place in a fabric file: write the value ou
 
 
 Warn = Callable[[str], None]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_fabric(path: str, warn: Warn | None = None) -> FabricFile:
@@ -76,6 +77,15 @@ def parse_fabric(text: str, path: str = "fabric file", warn: Warn | None = None)
     if wrong:
         raise _error(path, wrong)
     return fabric
+
+
+def parse_model(text: str, path: str, model: type[Model]) -> Model:
+    """A file of another kind: its text as `model`.  Raises `FabricFileError` that names the lines."""
+    document = _Document(text, path)
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise _error(path, [document.explain(each) for each in error.errors(include_url=False)]) from None
 
 
 def _with_topology(

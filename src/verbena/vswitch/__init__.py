@@ -1,0 +1,1 @@
+"""Lossless virtual switches: thresholds, the dual push-pull forwarder, flow-control signals, whole paths."""
