@@ -5,6 +5,7 @@ A generator yields what it waits for (a `Pending`) and is sent the answer, or ha
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from typing import Any
 
@@ -43,4 +44,5 @@ class Procedure:
         """Go no further."""
         if not self.done:
             self.done = True
-            self._steps.close()
+            with contextlib.suppress(ValueError):  # it is being executed now, and stops at its next question
+                self._steps.close()
