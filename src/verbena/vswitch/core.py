@@ -152,7 +152,8 @@ class SwitchCore(SwitchForwarder):
         slot.vlan, slot.tagged, slot.marked, slot.pending, slot.ident = vlan, tagged, False, mask, self.ident
         p.rx_frames += 1
         p.rx_octets += length
-        self.step(IN_ARRIVED, port, cls, slot.ident)
+        if self.traced:
+            self.note(IN_ARRIVED, port, cls, slot.ident)
         o = (
             cython.address(self.outputs[(out & 63) * CLASSES + cls])
             if cython.compiled
@@ -166,8 +167,8 @@ class SwitchCore(SwitchForwarder):
                 self.step(IN_OUTPUT_ROOM, port, cls, slot.ident)
                 self.put_out(out, cls, s)
                 return QUEUED
-        else:
-            self.step(IN_FROM_PRODUCER, port, cls, slot.ident)
+        elif self.traced:
+            self.note(IN_FROM_PRODUCER, port, cls, slot.ident)
         if (
             self.push
             and not self.traced
@@ -233,7 +234,8 @@ class SwitchCore(SwitchForwarder):
             p.filled &= ~(1 << cls)
         p.tx_frames += 1
         p.tx_octets += self.slots[s].length
-        self.step(OUT_DEQUEUED, out, cls, self.slots[s].ident)
+        if self.traced:
+            self.note(OUT_DEQUEUED, out, cls, self.slots[s].ident)
         if o.stopped:
             if o.frames <= o.low_frames and o.octets <= o.low_octets:
                 o.stopped = False
@@ -243,7 +245,8 @@ class SwitchCore(SwitchForwarder):
                 self.serve(out, cls)
             else:
                 self.step(OUT_ABOVE_RESTART, out, cls, self.slots[s].ident)
-        self.step(OUT_CONSUMED, out, cls, self.slots[s].ident)
+        if self.traced:
+            self.note(OUT_CONSUMED, out, cls, self.slots[s].ident)
         return s
 
     def pull(self, out):

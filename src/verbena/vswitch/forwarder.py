@@ -263,7 +263,8 @@ class SwitchForwarder(SwitchTables):
         p.filled |= 1 << cls
         if o.credits > 0:
             o.credits -= 1
-        self.step(IN_MOVED, out, cls, slot.ident)
+        if self.traced:
+            self.note(IN_MOVED, out, cls, slot.ident)
         if o.lossless and not o.stopped and (o.frames >= o.high_frames or o.octets >= o.high_octets):
             o.stopped = True
             o.stops += 1
