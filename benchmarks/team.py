@@ -174,8 +174,9 @@ def failover_ms() -> list[dict[str, Any]]:
         with _teams(2) as pair:
             sink = pair.start(1, str(HERE / "team_real.py"), "sink", "10.10.0.2")
             pair.wait(sink, "ready")
-            probe = pair.start(0, str(HERE / "team_real.py"), "probe", "10.10.0.2", "4")
-            time.sleep(3.2)
+            probe = pair.start(0, str(HERE / "team_real.py"), "probe", "10.10.0.2", "3")
+            pair.wait(probe, "ready")
+            time.sleep(2)
             _run("ip", "-n", pair.names[0], "link", "set", "a0", "down")
             assert probe.stdout is not None
             longest, before = map(float, probe.stdout.read().split())

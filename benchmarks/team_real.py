@@ -2,8 +2,8 @@
 
 ``relay INTERFACE ADDRESS``: a TAP device and a packet socket, joined without a team.  ``sink ADDRESS``: takes TCP
 streams, and answers datagrams.  ``stream ADDRESS SECONDS``: prints megabits a second.  ``probe ADDRESS SECONDS``: sends
-1,000 datagrams a second, and prints the longest time without an answer in the last 1.2 seconds and before, in
-milliseconds.
+1,000 datagrams a second, and prints the longest time without an answer in the last second and before, in milliseconds;
+its time begins with the first answer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from verbena.team.frames import OffloadFrame
 from verbena.wire.offload import PLAIN
 
 PORT = 9000
+LAST = 1.2
 
 
 def relay(interface: str, address: str) -> None:
@@ -79,7 +80,7 @@ def probe(address: str, seconds: float) -> None:
     sock.settimeout(0.0005)
     heard: list[float] = []
     begun = following = time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    while not heard or time.perf_counter() - begun < seconds:
         if time.perf_counter() >= following:
             following += 0.001
             try:
@@ -91,9 +92,12 @@ def probe(address: str, seconds: float) -> None:
         except OSError:
             continue
         heard.append(time.perf_counter())
-    pairs = list(itertools.pairwise(heard))
-    quiet = max(b - a for a, b in pairs if b - begun < seconds - 1.2)
-    rest = max(b - a for a, b in pairs if b - begun >= seconds - 1.2)
+        if len(heard) == 1:
+            begun = heard[0]
+            print("ready", flush=True)
+    pairs = list(itertools.pairwise([*heard, time.perf_counter()]))
+    quiet = max(b - a for a, b in pairs if b - begun < seconds - LAST)
+    rest = max(b - a for a, b in pairs if b - begun >= seconds - LAST)
     print(1e3 * rest, 1e3 * quiet, flush=True)
 
 

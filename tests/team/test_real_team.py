@@ -202,6 +202,31 @@ def test_tshark_sees_each_vlan_where_it_belongs(world: World, tmp_path: Path, se
 
 
 @network
+def test_nobody_but_the_team_answers_for_its_addresses(world: World) -> None:
+    """The system has interfaces of its own on the cables; it must not offer their addresses for the team's."""
+    for number in (10, 11):
+        for other in range(4):
+            ip("-n", world.names[0], "neigh", "flush", "dev", f"ta.{number}")
+            assert exchange(world, b"x" * 3000, lambda: None, (f"10.{number}.0.1", f"10.{number}.0.2"))
+            told = subprocess.run(
+                ["ip", "-j", "-n", world.names[0], "neigh", "show", f"10.{number}.0.2"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            (entry,) = json.loads(told.stdout)
+            card = json.loads(
+                subprocess.run(
+                    ["ip", "-j", "-n", world.names[1], "link", "show", f"tb.{number}"],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
+            )[0]
+            assert entry["lladdr"] == card["address"], other
+
+
+@network
 def test_the_administrator_s_commands(world: World) -> None:
     def verbena(*words: str) -> subprocess.CompletedProcess[str]:
         command = [

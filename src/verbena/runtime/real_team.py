@@ -159,6 +159,7 @@ class RealTeam:
                         n for k, n in member.counters.items() if k.startswith("rx.") and k.count(".") == 1
                     ),
                     "dropped": sum(n for k, n in member.counters.items() if k.startswith("drop.")),
+                    "drops": {k: n for k, n in member.counters.items() if k.startswith("drop.") and n},
                     "receives": member is driver.receiver,
                 }
                 for member in driver.members

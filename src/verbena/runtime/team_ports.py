@@ -14,6 +14,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from verbena.errors import SystemLimitError
 from verbena.runtime.real_loop import RealLoop
@@ -125,6 +126,12 @@ class PacketPort(Upper):
         except OSError as error:
             self._sock.close()
             raise SystemLimitError(f"interface {name} cannot be a member: {error.strerror}") from None
+        # Else the system would answer, from the member's own address, whoever asks for an address of the team's.
+        self._arp = Path(f"/proc/sys/net/ipv4/conf/{name}/arp_ignore")
+        self._arp_before = ""
+        with contextlib.suppress(OSError):
+            self._arp_before = self._arp.read_text()
+            self._arp.write_text("1")
         self._sock.setblocking(False)
         self._is_up = bool(flags & IFF_UP and flags & IFF_RUNNING)
         self._watch = watch
@@ -176,7 +183,10 @@ class PacketPort(Upper):
             self.deliver(made)
 
     def close(self) -> None:
-        """Give the interface back."""
+        """Give the interface back, as it was."""
+        if self._arp_before:
+            with contextlib.suppress(OSError):
+                self._arp.write_text(self._arp_before)
         self._watch.listeners.pop(self.index, None)
         self.loop.watch(self._sock.fileno(), None)
         self._sock.close()
