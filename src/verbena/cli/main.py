@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 
 import verbena
-from verbena.cli import vswitch
 from verbena.cli.diags import COMMANDS
 from verbena.cli.lan import app as lan_app
 from verbena.cli.team_commands import proxy, team_app
+from verbena.cli.vswitch import app as vswitch_app
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 LARGEST_MESSAGE = (1 << 31) - 1
@@ -544,12 +544,12 @@ def handlers(
     return shown.study(wanted, options, plot, json)
 
 
-app.add_typer(lan_app)
+app.add_typer(lan_app, name="lan")
 for _command in COMMANDS:
     app.command(rich_help_panel=None)(_command)
 app.command()(proxy)
-app.add_typer(team_app)
-app.add_typer(vswitch.app)
+app.add_typer(team_app, name="team")
+app.add_typer(vswitch_app, name="vswitch")
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------
@@ -564,7 +564,7 @@ def _name(arguments: Sequence[str]) -> str:
     """The command that runs, with its subcommand."""
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     if arguments[:1] and arguments[0] in {group.name for group in app.registered_groups}:
-        return " ".join(["verbena", *arguments[:2]])
+        return " ".join(["verbena", *(word for word in arguments[:2] if not word.startswith("-"))])
     return " ".join(["verbena", *(word for word in arguments[:1] if word in known)])
 
 
