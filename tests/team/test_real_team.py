@@ -250,7 +250,7 @@ def test_the_administrator_s_commands(world: World) -> None:
     world.until(lambda: world.active("b") == world.active("a") == 3)
     wrong = verbena("fail", "eth9")
     assert wrong.returncode == 1
-    assert wrong.stderr == "verbena team: the team has no member eth9: it has a0, a1, a2\n"
+    assert wrong.stderr == "verbena team fail: the team has no member eth9: it has a0, a1, a2\n"
     wrong_one = world.ask("a", "offload", "beef")
     assert wrong_one == {"error": "0 connections begin with 'beef': `status` lists them"}
     assert world.ask("a", "dance") == {"error": "a team knows no 'dance'"}
