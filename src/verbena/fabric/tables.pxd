@@ -218,7 +218,7 @@ cdef struct Port:
     uint8_t stalled
     uint8_t hold
     uint8_t visible
-    uint8_t coupled  # data packets are an engine's (see `coupling`): they are not looked for at once
+    uint8_t coupled  # data packets are an engine's (see `runtime.coupling`): they are not looked for at once
     uint8_t tapped
     uint8_t pkeys_in
     uint8_t pkeys_out

@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from verbena.fabric.core import FabricCore
-from verbena.fabric.coupling import Couplings
 from verbena.runtime.core_clock import CoreClock
+from verbena.runtime.coupling import Couplings
 from verbena.runtime.link_end import LARGEST_DATAGRAM, LinkEnd, token_of
 
 log = logging.getLogger("verbena")

@@ -12,7 +12,7 @@ from typing import Any
 
 from verbena.adapter.channel_adapter import ChannelAdapter
 from verbena.fabric.core import FabricCore
-from verbena.fabric.coupling import Couplings
+from verbena.runtime.coupling import Couplings
 from verbena.wire.crc import VCRC_SIZE
 
 BUFFER = 65_536

@@ -21,7 +21,6 @@ from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.fabric.addressing import default_prefixes, given_lids
 from verbena.fabric.assembly import Assembly, FabricOptions, Outside
-from verbena.fabric.coupling import Couplings
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
 from verbena.management.profile import NodeProfile, lane_code, profiles
@@ -29,6 +28,7 @@ from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_ports import CorePorts
+from verbena.runtime.coupling import Couplings
 from verbena.runtime.fabric_node import FabricNode
 from verbena.runtime.manager import Manager
 from verbena.runtime.router_node import RouterNode, Transit

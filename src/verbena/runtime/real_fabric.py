@@ -19,7 +19,6 @@ from verbena import _pure
 from verbena.adapter.attributes import DeviceAttributes
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.fabric.assembly import FabricOptions
-from verbena.fabric.coupling import Couplings
 from verbena.fabric.topology import Link, NodeKind, PortId, Topology
 from verbena.management.datagrams import MadAddress
 from verbena.management.store import TopologyStore
@@ -27,6 +26,7 @@ from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.capture import Captures, FabricCapture
 from verbena.runtime.core_loop import CoreLoop
 from verbena.runtime.core_ports import CorePorts
+from verbena.runtime.coupling import Couplings
 from verbena.runtime.external_cables import ExternalCables
 from verbena.runtime.fabric_base import FabricBase
 from verbena.runtime.fabric_node import FabricNode

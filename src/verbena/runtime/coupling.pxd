@@ -1,4 +1,4 @@
-# C types of fabric/coupling.py.
+# C types of runtime/coupling.py.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from verbena.fabric.core cimport FabricCore
