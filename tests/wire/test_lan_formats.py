@@ -15,9 +15,10 @@ from verbena.management.service_resolution import DatagramService, ServiceResolv
 from verbena.runtime.virtual_time import VirtualClock
 from verbena.wire import Mad
 from verbena.wire.arp import ArpOperation, ArpPacket
+from verbena.wire.cm import cm_mad
 from verbena.wire.errors import DecodeError
 from verbena.wire.ethernet import ethertype, is_group, mac_text, parse_mac, payload_offset
-from verbena.wire.sidr import SidrRep, SidrReq, SidrStatus, sidr_mad, sidr_message
+from verbena.wire.sidr import SidrRep, SidrReq, SidrStatus, sidr_message
 
 six, four = st.binary(min_size=6, max_size=6), st.binary(min_size=4, max_size=4)
 
@@ -74,7 +75,7 @@ def test_service_id_resolution(number: int, service: int, private: bytes, status
     request = SidrReq(request_id=number, service_id=service, private_data=private)
     reply = SidrRep(request_id=number, status=status, qpn=number & 0xFFFFFF, qkey=7, service_id=service)
     for message in (request, reply):
-        mad = sidr_mad(message, 5)
+        mad = cm_mad(message, 5)
         found = sidr_message(Mad.unpack(mad.pack()))
         assert found is not None
         assert found.pack() == message.pack()
@@ -149,11 +150,11 @@ def test_forged_answers_are_dropped() -> None:
     pair = Pair(lost=1000)
     pending = pair.a.resolve(MadAddress(2), 9)
     request = next(iter(pair.a._questions.values())).request
-    forged = sidr_mad(SidrRep(request_id=request.request_id, qpn=66, service_id=9)).pack()
+    forged = cm_mad(SidrRep(request_id=request.request_id, qpn=66, service_id=9)).pack()
     assert pair.a.receive(MadAddress(3), forged)  # from another LID than was asked
-    other = sidr_mad(SidrRep(request_id=request.request_id, qpn=66, service_id=8)).pack()
+    other = cm_mad(SidrRep(request_id=request.request_id, qpn=66, service_id=8)).pack()
     assert pair.a.receive(MadAddress(2), other)
-    assert not pair.a.receive(MadAddress(2), sidr_mad(SidrRep(request_id=0, qpn=66, service_id=9)).pack())
+    assert not pair.a.receive(MadAddress(2), cm_mad(SidrRep(request_id=0, qpn=66, service_id=9)).pack())
     assert pair.a.counters["dropped.source"] == 2
     assert not pending.done
     assert pair.a.receive(MadAddress(2), forged)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from verbena.adapter.attributes import AddressVector
@@ -25,7 +26,8 @@ from verbena.management.datagrams import MadAddress, Pending
 from verbena.management.negotiation import Agreement, Offer
 from verbena.management.service_resolution import DatagramService, ServiceResolver
 from verbena.memory.access import Access
-from verbena.transport.kinds import QPState, QPType
+from verbena.transport.kinds import QPState
+from verbena.verbs.cm import connect_as_agreed
 from verbena.wire import REQ, DecodeError, Mad, RejectReason, TransportService, cm_message
 
 BACKLOG = 256
@@ -214,25 +216,7 @@ class ChannelManager:
     def _bring_up(self, channel: Channel, agreed: Agreement, vector: AddressVector) -> None:
         qp = channel.qp
         qp.modify(QPState.INIT, port_num=self._port, pkey_index=0, access_flags=Access.LOCAL_WRITE)
-        path: dict[str, Any] = {
-            "ah_attr": vector,
-            "path_mtu": agreed.path_mtu,
-            "dest_qp_num": agreed.dest_qp_num,
-            "rq_psn": agreed.rq_psn,
-        }
-        if qp.type is QPType.UC:
-            qp.modify(QPState.RTR, **path)
-            qp.modify(QPState.RTS, sq_psn=agreed.sq_psn)
-            return
-        qp.modify(QPState.RTR, **path, max_dest_rd_atomic=0, min_rnr_timer=12)
-        qp.modify(
-            QPState.RTS,
-            sq_psn=agreed.sq_psn,
-            timeout=agreed.timeout,
-            retry_cnt=agreed.retry_cnt,
-            rnr_retry=agreed.rnr_retry,
-            max_rd_atomic=0,
-        )
+        connect_as_agreed(qp, replace(agreed, max_rd_atomic=0, max_dest_rd_atomic=0), vector)
 
     # --- channels, passive side -----------------------------------------------------------------------------------
 

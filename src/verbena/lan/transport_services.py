@@ -27,6 +27,7 @@ from verbena.lan.ways import Way
 from verbena.transport.kinds import CompletionOpcode, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.context import Context
+from verbena.verbs.one_at_a_time import OneAtATime
 from verbena.verbs.queue_pair import QueuePair
 
 log = logging.getLogger("verbena")
@@ -100,7 +101,6 @@ class TransportServices:
         self._port_number = port_number
         self._next_number = 0
         self._starved = False
-        self._busy = self._missed = False
         self.open = True
         self.packet = context.query_port(port_number).active_mtu
         most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
@@ -136,7 +136,8 @@ class TransportServices:
         self.datagram_qp.post_recv_many(self._datagrams.requests)
         for request in self._frames.requests:
             self.shared.post_recv(request)
-        context.adapter.cq_sinks[self.cq.index] = lambda asked: self._notified()
+        notified = OneAtATime(self._engine, self._completed)
+        context.adapter.cq_sinks[self.cq.index] = lambda asked: notified()
         self.cq.req_notify()
 
     # --- messages -------------------------------------------------------------------------------------------------
@@ -258,23 +259,11 @@ class TransportServices:
 
     # --- completions ----------------------------------------------------------------------------------------------
 
-    def _notified(self) -> None:
-        # What is done with an arrival may let more of them come, which call this again: note it, and do not nest.
+    def _completed(self) -> None:
         with self._engine:
-            if self._busy:
-                self._missed = True
-                return
-            self._busy = True
-        while True:
-            self._missed = False
-            with self._engine:
-                if self.open:
-                    self._take_all()
-            self._guarded(self._finished)
-            with self._engine:
-                if not self._missed:
-                    self._busy = False
-                    return
+            if self.open:
+                self._take_all()
+        self._guarded(self._finished)
 
     def _take_all(self) -> None:
         """Everything that has completed.  Where a queue cannot be filled up any more, the library is opened anew."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from verbena.clock import Clock, Timer
 from verbena.errors import ManagementTimeout, NotFound
 from verbena.management.datagrams import MadAddress, Pending, Send
+from verbena.wire.cm import cm_mad
 from verbena.wire.errors import DecodeError
 from verbena.wire.mad import Mad
-from verbena.wire.sidr import SidrRep, SidrReq, SidrStatus, sidr_mad, sidr_message
+from verbena.wire.sidr import SidrRep, SidrReq, SidrStatus, sidr_message
 
 if TYPE_CHECKING:
     from random import Random
@@ -89,7 +90,7 @@ class ServiceResolver:
             self._clock.now() + self._timeout_ns, lambda: self._rang(question)
         )
         number = question.request.request_id
-        self._send(question.to, sidr_mad(question.request, number).pack())
+        self._send(question.to, cm_mad(question.request, number).pack())
 
     def _rang(self, question: _Question) -> None:
         question.timer = None
@@ -131,7 +132,7 @@ class ServiceResolver:
             qkey=offered.qkey,
             private_data=offered.private_data,
         )
-        self._send(source, sidr_mad(reply, request.request_id).pack())
+        self._send(source, cm_mad(reply, request.request_id).pack())
         return True
 
     def _answered(self, source: MadAddress, reply: SidrRep) -> bool:
@@ -175,4 +176,4 @@ def refusal(data: bytes) -> bytes | None:
     reply = SidrRep(
         request_id=message.request_id, status=SidrStatus.NOT_SUPPORTED, service_id=message.service_id
     )
-    return sidr_mad(reply, mad.transaction_id).pack()
+    return cm_mad(reply, mad.transaction_id).pack()

@@ -54,6 +54,34 @@ def introduce(mad: bytes) -> bytes | None:
     return message.primary_local_gid if isinstance(message, REQ) else None
 
 
+def connect_as_agreed(qp: QueuePair, agreed: Agreement, vector: AddressVector) -> None:
+    """INIT to RTS, by that path, with what both ends agreed on; raises a `VerbError` where it does not fit."""
+    path: dict[str, Any] = {
+        "ah_attr": vector,
+        "path_mtu": agreed.path_mtu,
+        "dest_qp_num": agreed.dest_qp_num,
+        "rq_psn": agreed.rq_psn,
+    }
+    if qp.type is QPType.UC:
+        qp.modify(QPState.RTR, **path)
+        qp.modify(QPState.RTS, sq_psn=agreed.sq_psn)
+        return
+    qp.modify(
+        QPState.RTR,
+        **path,
+        max_dest_rd_atomic=agreed.max_dest_rd_atomic,
+        min_rnr_timer=MIN_RNR_TIMER,
+    )
+    qp.modify(
+        QPState.RTS,
+        sq_psn=agreed.sq_psn,
+        timeout=agreed.timeout,
+        retry_cnt=agreed.retry_cnt,
+        rnr_retry=agreed.rnr_retry,
+        max_rd_atomic=agreed.max_rd_atomic,
+    )
+
+
 class ConnectionService:
     """The connection manager of one context.  Made with the first `listen` or `connect`."""
 
@@ -155,7 +183,7 @@ class ConnectionService:
         with self.lock:  # nobody closes the queue pair meanwhile
             vector = self._way(agreed)
             self.initialize(qp, vector.port_num)
-            self._bring_up(qp, agreed, vector)
+            connect_as_agreed(qp, agreed, vector)
 
     def _way(self, agreed: Agreement) -> AddressVector:
         return self.context.adapter.vector_to(
@@ -163,32 +191,6 @@ class ConnectionService:
             hop_limit=agreed.hop_limit,
             traffic_class=agreed.traffic_class,
             flow_label=agreed.flow_label,
-        )
-
-    def _bring_up(self, qp: QueuePair, agreed: Agreement, vector: AddressVector) -> None:
-        path: dict[str, Any] = {
-            "ah_attr": vector,
-            "path_mtu": agreed.path_mtu,
-            "dest_qp_num": agreed.dest_qp_num,
-            "rq_psn": agreed.rq_psn,
-        }
-        if qp.type is QPType.UC:
-            qp.modify(QPState.RTR, **path)
-            qp.modify(QPState.RTS, sq_psn=agreed.sq_psn)
-            return
-        qp.modify(
-            QPState.RTR,
-            **path,
-            max_dest_rd_atomic=agreed.max_dest_rd_atomic,
-            min_rnr_timer=MIN_RNR_TIMER,
-        )
-        qp.modify(
-            QPState.RTS,
-            sq_psn=agreed.sq_psn,
-            timeout=agreed.timeout,
-            retry_cnt=agreed.retry_cnt,
-            rnr_retry=agreed.rnr_retry,
-            max_rd_atomic=agreed.max_rd_atomic,
         )
 
     # --- where a host is ----------------------------------------------------------------------------------

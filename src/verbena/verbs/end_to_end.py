@@ -5,69 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import EEAttributes, Endpoint
-from verbena.errors import ClosedError, InvalidStateError
+from verbena.errors import ClosedError
 from verbena.transport.kinds import QPState
-from verbena.verbs.endpoints import endpoint_at, vector_to
+from verbena.verbs.domains import Domain
+from verbena.verbs.endpoints import Connectable, vector_to
 
 if TYPE_CHECKING:
     from verbena.verbs.context import Context
 
 
-class ReliableDatagramDomain:
+class ReliableDatagramDomain(Domain):
     """A set of queue pairs and end-to-end contexts that may use one another (IBA vol. 1, 10.2.6).
 
     Made by `Context.alloc_rdd`; a context manager.  Closing it needs everything in it closed.
     """
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.members: set[Any] = set()
-        with context.adapter.engine:
-            self.number = context.end_to_end.alloc_rdd()
-        self._open = True
-        context.hold(self)
+    KIND = "reliable datagram domain"
 
-    def checked(self) -> ReliableDatagramDomain:
-        """Itself; raises `ClosedError` when it is closed."""
-        if not self._open:
-            raise ClosedError("this reliable datagram domain is closed")
-        return self
+    def __init__(self, context: Context) -> None:
+        with context.adapter.engine:
+            number = context.end_to_end.alloc_rdd()
+        super().__init__(context, number)
 
     def create_eec(self) -> EndToEndContext:
         """A new end-to-end context of this domain, in RESET."""
         return EndToEndContext(self.checked())
 
-    def close(self) -> None:
-        """Free the domain.  Raises `InvalidStateError` while something in it is open."""
-        with self.context.adapter.engine:
-            if not self._open:
-                return
-            if self.members:
-                kinds = ", ".join(sorted({type(m).__name__ for m in self.members}))
-                raise InvalidStateError(
-                    f"the reliable datagram domain still holds {len(self.members)} objects ({kinds})"
-                )
-            self._open = False
-            self.context.end_to_end.free_rdd(self.number)
-            self.context.let_go(self)
-
-    def abandon(self) -> None:
-        """`close` in the child of a fork, with all that is in it."""
+    def _free(self) -> None:
         self._open = False
-        for member in self.members:
-            member.abandon()
-        self.members.clear()
-
-    def __enter__(self) -> ReliableDatagramDomain:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for member in tuple(self.members):
-            member.close()
-        self.close()
+        self.context.end_to_end.free_rdd(self.number)
 
 
-class EndToEndContext:
+class EndToEndContext(Connectable):
     """What this adapter keeps of another one, for all queue pairs that send reliable datagrams to it.
 
     Made by `ReliableDatagramDomain.create_eec` (or `Context.create_eec`); a context manager.  ee_num: its 24-bit
@@ -87,6 +56,10 @@ class EndToEndContext:
             self._psn = context.adapter.random.getrandbits(24)
             self._open = True
             rdd.members.add(self)
+
+    @property
+    def _number(self) -> int:
+        return self.ee_num
 
     def _checked(self) -> int:
         if not self._open:
@@ -116,20 +89,6 @@ class EndToEndContext:
         with self._engine:
             found = self._table.query(self._checked())
             return EEAttributes(ee_num=self.ee_num, state=self.state, **found)
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """What the peer needs to know to connect its context to this one; `qp_num` is the context's number."""
-        return self.endpoint_at(self._port())
-
-    def endpoint_at(self, port_num: int = 1, *, path_bits: int = 0, gid_index: int = 0) -> Endpoint:
-        """`endpoint`, for one of several ports, LIDs and GIDs; what is chosen here is to be used in `connect`, too."""
-        self._checked()
-        return endpoint_at(self.context, self.ee_num, self._psn, port_num, path_bits, gid_index)
-
-    def _port(self) -> int:
-        """The number of the port that it was given, or 1."""
-        return int(self._engine.attributes(self._checked())["port"]) or 1
 
     def connect(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verbena.adapter.attributes import AddressVector, Endpoint
 from verbena.adapter.channel_adapter import ChannelAdapter
@@ -12,19 +12,46 @@ if TYPE_CHECKING:
     from verbena.verbs.context import Context
 
 
-def endpoint_at(
-    context: Context, number: int, psn: int, port_num: int, path_bits: int, gid_index: int
-) -> Endpoint:
-    """What the peer needs to know of a queue pair, or an end-to-end context, of that number.
+class Connectable:
+    """A queue pair or an end-to-end context: what can be connected to another one by hand."""
 
-    path_bits chooses one of the port's LIDs, gid_index one of its GIDs.  Raises `InvalidAttributeError` for one that
-    the port has not.
-    """
-    port = context.query_port(port_num)
-    if not 0 <= path_bits < 1 << port.lmc:
-        raise InvalidAttributeError(f"path_bits = {path_bits}: port {port_num} has {1 << port.lmc} LIDs")
-    gid = context.query_gid(port_num, gid_index)
-    return Endpoint(gid, number, psn, port.lid + path_bits if port.lid else 0)
+    context: Context
+    _engine: Any
+    _psn: int
+
+    @property
+    def _number(self) -> int:
+        """The number by which the peer names it, 24 bits."""
+        raise NotImplementedError
+
+    def _checked(self) -> int:
+        """Its place in the adapter's tables; raises `ClosedError` when it is closed."""
+        raise NotImplementedError
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What the peer needs to know to connect by hand: send it there by any means.
+
+        `qp_num` is the number of the queue pair, or of the end-to-end context.
+        """
+        return self.endpoint_at(self._port())
+
+    def endpoint_at(self, port_num: int = 1, *, path_bits: int = 0, gid_index: int = 0) -> Endpoint:
+        """`endpoint`, for one of several ports, LIDs and GIDs; what is chosen here is to be used in `connect`, too.
+
+        path_bits chooses one of the port's LIDs, gid_index one of its GIDs.  Raises `InvalidAttributeError` for one
+        that the port has not.
+        """
+        self._checked()
+        port = self.context.query_port(port_num)
+        if not 0 <= path_bits < 1 << port.lmc:
+            raise InvalidAttributeError(f"path_bits = {path_bits}: port {port_num} has {1 << port.lmc} LIDs")
+        gid = self.context.query_gid(port_num, gid_index)
+        return Endpoint(gid, self._number, self._psn, port.lid + path_bits if port.lid else 0)
+
+    def _port(self) -> int:
+        """The number of the port that it was given, or 1."""
+        return int(self._engine.attributes(self._checked())["port"]) or 1
 
 
 def vector_to(

@@ -20,6 +20,7 @@ from verbena.memory.access import Access
 from verbena.transport.kinds import CompletionFlags, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.memory import AddressHandle
+from verbena.verbs.one_at_a_time import OneAtATime
 from verbena.verbs.queue_pair import QueuePair
 from verbena.wire import GSI_QKEY, GSI_QP, MAD_SIZE, ManagementClass, Method
 
@@ -71,13 +72,12 @@ class GeneralServices:
         self._waiting: deque[tuple[bytes | MadAddress, bytes]] = deque()
         self._servants: dict[tuple[int, bool, int], Servant] = {}
         self._claims: list[Callable[[MadAddress, bytes], bool]] = []
-        self._busy = False
-        self._missed = False
         self._open = True
         self._qp.activate(qkey=GSI_QKEY)
         for place in range(RECEIVES):
             self._post(place)
-        self._adapter.cq_sinks[self._cq.index] = lambda asked: self._notified()
+        notified = OneAtATime(self._engine, self._take_entries)
+        self._adapter.cq_sinks[self._cq.index] = lambda asked: notified()
         self._cq.req_notify()
 
     def _post(self, place: int) -> None:
@@ -152,22 +152,6 @@ class GeneralServices:
             if handle := self._handles.pop(place, None):
                 handle.close()
             self._free.append(place)
-
-    def _notified(self) -> None:
-        # Sending from within lets more completions come, which may call this again: note it, and do not nest.
-        with self._engine:
-            if self._busy:
-                self._missed = True
-                return
-            self._busy = True
-        while True:
-            self._missed = False
-            if self._open:
-                self._take_entries()
-            with self._engine:
-                if not self._missed:
-                    self._busy = False
-                    return
 
     def _take_entries(self) -> None:
         with self._engine:

@@ -10,6 +10,7 @@ from verbena.memory.access import Access
 from verbena.transport.kinds import QPType
 from verbena.transport.work import Destination, RecvRequest
 from verbena.verbs.completion import CompletionQueue
+from verbena.verbs.domains import Domain
 from verbena.verbs.queue_pair import QueuePair
 from verbena.verbs.regions import FastMemoryRegion, MemoryRegion, PagedRegion
 from verbena.verbs.windows import MemoryWindow, WindowType, require_window
@@ -19,24 +20,16 @@ if TYPE_CHECKING:
     from verbena.verbs.end_to_end import ReliableDatagramDomain
 
 
-class ProtectionDomain:
+class ProtectionDomain(Domain):
     """A set of queue pairs, regions and address handles that may use one another (IBA vol. 1, 11.2.1.5).
 
     Made by `Context.alloc_pd`.  A context manager: closing it needs everything in it closed.
     """
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.number = context.adapter.alloc_pd()
-        self.members: set[Any] = set()
-        self._open = True
-        context.hold(self)
+    KIND = "protection domain"
 
-    def checked(self) -> ProtectionDomain:
-        """Itself; raises `ClosedError` when it is closed."""
-        if not self._open:
-            raise ClosedError("this protection domain is closed")
-        return self
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, context.adapter.alloc_pd())
 
     def reg_mr(
         self, buffer: Any, access: Access = Access.LOCAL_WRITE, *, iova: int | None = None
@@ -182,39 +175,13 @@ class ProtectionDomain:
         """An address handle: where datagrams go (IBA vol. 1, 11.2.2.1)."""
         return AddressHandle(self.checked(), vector)
 
-    def close(self) -> None:
-        """Free the domain.  Raises `InvalidStateError` while something in it is open."""
-        with self.context.adapter.engine:
-            self._close()
-
-    def _close(self) -> None:
-        if not self._open:
-            return
-        if self.members:
-            kinds = ", ".join(sorted({type(m).__name__ for m in self.members}))
-            raise InvalidStateError(
-                f"the protection domain still holds {len(self.members)} objects ({kinds})"
-            )
+    def _free(self) -> None:
         self.context.adapter.memory.untie(self.number)
         self._open = False
         self.context.adapter.free_pd(self.number)
-        self.context.let_go(self)
 
-    def abandon(self) -> None:
-        """`close` in the child of a fork, with all that is in it."""
-        self._open = False
-        for member in self.members:
-            member.abandon()
-        self.members.clear()
-
-    def __enter__(self) -> ProtectionDomain:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        members = tuple(self.members)  # other threads may still open and close some
-        for member in sorted(members, key=_closing_order):
-            member.close()
-        self.close()
+    def _in_order(self) -> list[Any]:
+        return sorted(super()._in_order(), key=_closing_order)
 
 
 def _closing_order(member: object) -> int:

@@ -13,7 +13,7 @@ from verbena.transport.kinds import PathMigrationState, QPState, QPType, SendFla
 from verbena.transport.local import BindInfo
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.completion import CompletionQueue, require_cq
-from verbena.verbs.endpoints import endpoint_at, vector_to
+from verbena.verbs.endpoints import Connectable, vector_to
 from verbena.verbs.windows import REMOTE, MemoryWindow, bind_request
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ RAW = (QPType.RAW_IPV6, QPType.RAW_ETHERTYPE)
 ALL_REMOTE = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 
 
-class QueuePair:
+class QueuePair(Connectable):
     """A send queue and a receive queue (IBA vol. 1, 10.2.3; document 003, "Queue Pairs").
 
     Made by `ProtectionDomain.create_qp`.  A context manager.  Its service never changes; its state does, by `modify`
@@ -95,6 +95,10 @@ class QueuePair:
             raise AttributeError(f"{name} of a queue pair is fixed when it is created")
         super().__setattr__(name, value)
 
+    @property
+    def _number(self) -> int:
+        return self.qp_num
+
     def _checked(self) -> int:
         if not self._open:
             raise ClosedError(f"queue pair {self.qp_num:#x} is closed")
@@ -147,20 +151,6 @@ class QueuePair:
             completion_handlers=(self.send_cq.handler, self.recv_cq.handler),
             **found,
         )
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """What the peer needs to know to connect by hand: send it there by any means."""
-        return self.endpoint_at(self._port())
-
-    def endpoint_at(self, port_num: int = 1, *, path_bits: int = 0, gid_index: int = 0) -> Endpoint:
-        """`endpoint`, for one of several ports, LIDs and GIDs; what is chosen here is to be used in `connect`, too."""
-        self._checked()
-        return endpoint_at(self.context, self.qp_num, self._psn, port_num, path_bits, gid_index)
-
-    def _port(self) -> int:
-        """The number of the port that it was given, or 1."""
-        return int(self._engine.attributes(self._checked())["port"]) or 1
 
     def connect(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from verbena.wire.errors import DecodeError, EncodeError
 from verbena.wire.layout import Layout, data, flag, raw, uint
@@ -237,7 +237,15 @@ CM_MESSAGES: dict[int, type[CmMessage]] = {
 """Attribute id -> message."""
 
 
-def cm_mad(message: CmMessage, transaction_id: int = 0) -> Mad:
+class CmFormat(Protocol):
+    """Whatever travels in the connection manager's class."""
+
+    ATTRIBUTE_ID: ClassVar[int]
+
+    def pack(self) -> bytes: ...
+
+
+def cm_mad(message: CmFormat, transaction_id: int = 0) -> Mad:
     """The MAD that carries `message`."""
     return Mad(
         management_class=ManagementClass.COMMUNICATION,
@@ -249,16 +257,21 @@ def cm_mad(message: CmMessage, transaction_id: int = 0) -> Mad:
     )
 
 
+def check_cm_version(mad: Mad) -> None:
+    """Raise `DecodeError` unless a MAD of the class is of the version that is known."""
+    if mad.base_version != 1 or mad.class_version != CM_CLASS_VERSION:
+        raise DecodeError(
+            "version", f"CM class version {mad.class_version}; only {CM_CLASS_VERSION} is known"
+        )
+
+
 def cm_message(mad: Mad) -> CmMessage:
     """The message in a MAD; raises `DecodeError` if it is none, or of a version or kind that is not known."""
     if mad.management_class != ManagementClass.COMMUNICATION or mad.method != Method.SEND:
         raise DecodeError(
             "header", f"a MAD of class {mad.management_class:#x}, method {mad.method:#x} is no CM message"
         )
-    if mad.base_version != 1 or mad.class_version != CM_CLASS_VERSION:
-        raise DecodeError(
-            "version", f"CM class version {mad.class_version}; only {CM_CLASS_VERSION} is known"
-        )
+    check_cm_version(mad)
     kind = CM_MESSAGES.get(mad.attribute_id)
     if kind is None:
         raise DecodeError("opcode", f"attribute {mad.attribute_id:#06x} is no known CM message")

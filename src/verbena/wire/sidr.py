@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
-from verbena.wire.cm import CM_CLASS_VERSION
-from verbena.wire.errors import DecodeError
+from verbena.wire.cm import check_cm_version
 from verbena.wire.layout import Layout, data, uint
 from verbena.wire.mad import Mad, ManagementClass, Method
 
@@ -61,25 +60,10 @@ SidrMessage = SidrReq | SidrRep
 _KINDS: dict[int, type[SidrMessage]] = {kind.ATTRIBUTE_ID: kind for kind in (SidrReq, SidrRep)}
 
 
-def sidr_mad(message: SidrMessage, transaction_id: int = 0) -> Mad:
-    """The MAD that carries a message."""
-    return Mad(
-        management_class=ManagementClass.COMMUNICATION,
-        class_version=CM_CLASS_VERSION,
-        method=Method.SEND,
-        transaction_id=transaction_id,
-        attribute_id=message.ATTRIBUTE_ID,
-        data=message.pack(),
-    )
-
-
 def sidr_message(mad: Mad) -> SidrMessage | None:
     """The message in a MAD of the connection manager's class, None if it is another one; raises `DecodeError`."""
     kind = _KINDS.get(mad.attribute_id)
     if kind is None or mad.management_class != ManagementClass.COMMUNICATION or mad.method != Method.SEND:
         return None
-    if mad.base_version != 1 or mad.class_version != CM_CLASS_VERSION:
-        raise DecodeError(
-            "version", f"CM class version {mad.class_version}; only {CM_CLASS_VERSION} is known"
-        )
+    check_cm_version(mad)
     return kind.unpack(mad.data)
