@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -162,7 +163,16 @@ def test_a_loop_of_two_bridges_is_not_closed() -> None:
                 )
                 return states in (["BLOCKING", *["FORWARDING"] * 3], ["FORWARDING"] * 3 + ["LISTENING"])
 
-            eventually(settled, "one of the four ports blocks", 40)
+            def steady() -> bool:
+                """Settled for a second: while the bridges still make up their minds, a frame may be lost."""
+                end = time.monotonic() + 1.0
+                while settled():
+                    if time.monotonic() > end:
+                        return True
+                    time.sleep(0.01)
+                return False
+
+            eventually(steady, "one of the four ports blocks", 40)
             foreign = mac_of(net, "e")
             with packet_socket(host) as there, net.packets("a", KIND) as here, net.packets("b", KIND) as also:
                 for sock, hearers, source in (
