@@ -14,6 +14,7 @@ MS = 1_000_000
 
 def test_the_rate_follows_what_is_taken() -> None:
     pacer = Pacer(1_000_000, 1_000, low=100, high=1_000)
+    assert pacer.rate == 1_000_000
     assert pacer.step(500, MS, 2_000, True)
     assert pacer.rate == 250_000, "half of 500,000 bytes/s, so that the backlog goes"
     assert pacer.step(200, MS, 500, True)
@@ -21,8 +22,9 @@ def test_the_rate_follows_what_is_taken() -> None:
     assert not pacer.step(170, MS, 50, True), "between nothing and low: it stays"
     assert pacer.step(180, MS, 0, True)
     assert pacer.rate == 225_000, "nothing waits: a quarter more"
+    assert not pacer.step(50, MS, 0, True), "less than a fourth is used: nothing shows that more is possible"
     assert pacer.step(100, MS, 0, False)
-    assert pacer.rate == 90_000, "not read to the end: the device's queue fills"
+    assert pacer.rate == 90_000, "read late: the device's queue fills"
     assert pacer.step(0, MS, 5_000, True)
     assert pacer.rate == 1_000, "nothing is taken: as slow as possible"
     assert not pacer.step(0, MS, 5_000, True), "a change gives a full bucket: none without need"
@@ -50,7 +52,7 @@ def test_rate_and_burst_stay_within_their_limits(steps: list[tuple[int, int, int
         assert pacer.least <= pacer.rate <= pacer.most
         assert LEAST_BURST <= pacer.burst <= MOST_BURST
     for _ in range(200):
-        pacer.step(0, MS, 0, True)
+        pacer.step(pacer.rate, 1_000 * MS, 0, True)
     assert pacer.rate == pacer.most, "after a congestion all of the rate comes back"
 
 

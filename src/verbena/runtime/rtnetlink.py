@@ -99,13 +99,15 @@ class LinkControl:
         body = _LINK.pack(0, 0, 0, self._index, 0, 0) + _attribute(IFLA_TXQLEN, struct.pack("=I", frames))
         self._ask(RTM_NEWLINK, ACK, body, f"its queue cannot have {frames} frames")
 
-    def shape(self, rate: int, burst: int, limit: int) -> None:
+    def shape(self, rate: int, burst: int, limit: int, overhead: int = 0) -> None:
         """Let no more than `rate` bytes/s through, in bursts of `burst` bytes; up to `limit` bytes wait.
+
+        overhead: bytes that each frame counts more than it has.
 
         The first call puts a token bucket filter at the interface's root; further ones change it: what waits stays.
         """
         first = min(rate, MOST_RATE32)
-        spec = struct.pack("=BBHhHI", 0, LINKLAYER_ETHERNET, 0, -1, 0, first)
+        spec = struct.pack("=BBHhHI", 0, LINKLAYER_ETHERNET, overhead, -1, 0, first)
         options = _attribute(TCA_TBF_PARMS, spec + bytes(12) + struct.pack("=III", limit, 0, 0))
         options += _attribute(TCA_TBF_BURST, struct.pack("=I", burst))
         options += _attribute(TCA_TBF_RATE64, struct.pack("=Q", rate))

@@ -12,7 +12,7 @@ from collections import deque
 
 from verbena.clock import Timer
 from verbena.runtime.frame_pump import FramePump
-from verbena.runtime.pacing import Pacer
+from verbena.runtime.pacing import FRAME_BYTES, Pacer
 from verbena.runtime.poll_port import PollPort
 from verbena.runtime.rtnetlink import LinkControl
 from verbena.runtime.tap import BUFFER, Tap
@@ -25,6 +25,8 @@ DEVICE_FRAMES = 16_384
 QDISC_BYTES = 256 << 20
 """What may wait in the shaper: more than the send buffers of all sockets, or it would drop instead of them waiting."""
 STEP_NS = 5_000_000
+LATE_FRAMES = DEVICE_FRAMES // 8
+"""So many at once show that the device's queue had to wait for its reader."""
 
 
 class TapPort(PollPort):
@@ -43,7 +45,7 @@ class TapPort(PollPort):
         self._link = LinkControl(tap.name, tap.namespace)
         self._ahead: deque[bytes] = deque()
         self._waiting = self._read_ahead = 0
-        self._drained = True
+        self._in_time = True
         self._taken = 0
         self._stepped = 0
         self._timer: Timer | None = None
@@ -73,9 +75,9 @@ class TapPort(PollPort):
             before = pump.octets
             count: int = pump.feed(self.port.switch.engine, self.port.number, most)
             moved += count
-            self._taken += pump.octets - before
-            if count == most:
-                self._drained = False
+            self._taken += pump.octets - before + FRAME_BYTES * count
+            if count >= LATE_FRAMES:
+                self._in_time = False
             if pump.held:
                 self._keep()
         if self._ahead:
@@ -88,7 +90,7 @@ class TapPort(PollPort):
         while self._ahead and moved < most and self.offer(self._ahead[0]):
             size = len(self._ahead.popleft())
             self._waiting -= size
-            self._taken += size
+            self._taken += size + FRAME_BYTES
             moved += 1
         return moved
 
@@ -123,7 +125,7 @@ class TapPort(PollPort):
     # --- pacing -----------------------------------------------------------------------------------------------
 
     def _shape(self) -> None:
-        self._link.shape(self.pacer.rate, self.pacer.burst, QDISC_BYTES)
+        self._link.shape(self.pacer.rate, self.pacer.burst, QDISC_BYTES, FRAME_BYTES)
 
     def _step(self) -> None:
         clock = self.port.switch.clock
@@ -132,8 +134,8 @@ class TapPort(PollPort):
         now = clock.now()
         if self._waiting < AHEAD_BYTES:
             self.watch(self.tap.fd, True, bool(self._pump.full))
-        changed = self.pacer.step(max(0, self._taken), now - self._stepped, self._waiting, self._drained)
-        self._taken, self._stepped, self._drained = 0, now, True
+        changed = self.pacer.step(max(0, self._taken), now - self._stepped, self._waiting, self._in_time)
+        self._taken, self._stepped, self._in_time = 0, now, True
         if changed:
             self._shape()
         self._timer = clock.call_at(now + STEP_NS, self._step)
