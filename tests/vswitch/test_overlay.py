@@ -28,7 +28,6 @@ from vswitch.real_lab import SMALL, card, eventually, numbers
 
 PORT = 4789
 VNI = 77
-SCALE = 1 if _pure.compiled() else 10
 counts = st.tuples(*[st.integers(0, (1 << 64) - 1)] * CLASSES)
 
 
@@ -164,7 +163,7 @@ def two_hosts() -> Iterator[tuple[SwitchLoop, SwitchLoop, OverlayPort, OverlayPo
 @pytest.mark.loopback
 @pytest.mark.requirement("VSW-13", "VSW-20")
 def test_a_reader_that_sleeps_stops_the_sender_on_the_other_host() -> None:
-    total = 4000 // SCALE
+    total = 4000 if _pure.compiled() else 1500
     with two_hosts() as (here, there, near, far):
         sender, other = card(here, "sender", 1), card(here, "other", 3)
         reader, quick = card(there, "reader", 2), card(there, "quick", 4)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,6 +136,27 @@ def test_pauses_that_come_are_obeyed_for_their_class_and_their_time() -> None:
             lambda: (c := loop.status()["drivers"]["uplink"])["signals_malformed"] and c, "it is counted"
         )
         assert told["signals_heard"] == 1, "an 802.3x pause on a link with priority flow control"
+        program.close()
+
+
+@pytest.mark.requirement("VSW-18")
+def test_a_cable_that_is_slow_makes_the_sender_wait() -> None:
+    """The card's queue drops what it has no room for, and says so: it is offered again."""
+    with cable() as made, SwitchLoop() as loop:
+        shaper = ["root", "tbf", "rate", "8mbit", "burst", "5k", "limit", "10k"]
+        subprocess.run(["tc", "-n", made.space, "qdisc", "add", "dev", "card0", *shaper], check=True)
+        driver = plug(loop, made)
+        program = card(loop, "program", 1, ring=1 << 12)
+        sender = threading.Thread(
+            target=lambda: program.send_all([frame(1, 7, n, 1000) for n in range(200)], timeout=60)
+        )
+        sender.start()
+        assert [number_of(made.read()) for _ in range(200)] == list(range(200))
+        sender.join(60)
+        told = driver.counters()
+        assert told["waited"] > 0
+        assert not any(name.startswith("drop.") for name in told), told
+        assert loop.switch.losses() == {}
         program.close()
 
 

@@ -190,6 +190,22 @@ def test_a_device_that_somebody_removes_takes_its_port_along() -> None:
     with lab() as made:
         made.host(1)
         made.host(2)
+        first = made.loop.drivers["h1"]
         made.run(1, "ip", "link", "del", "vsw0")
         eventually(lambda: "h1" not in made.loop.status()["ports"], "the port goes")
         assert "h2" in made.loop.status()["ports"]
+        assert first.closed
+
+
+def test_a_shaper_of_somebody_else_does_not_end_the_switch() -> None:
+    with lab() as made:
+        driver = made.host(1)
+        made.host(2)
+        made.run(1, "tc", "qdisc", "del", "dev", "vsw0", "root")
+        made.run(1, "tc", "qdisc", "add", "dev", "vsw0", "root", "handle", "1:", "pfifo")
+        with made.loop._locked():
+            driver.pacer.rate = 100_000
+        for _ in range(3):
+            made.run(1, "ping", "-c", "20", "-i", "0.002", "-s", "1400", "-W", "5", "10.87.0.2")
+        eventually(lambda: driver.counters().get("shaper_refused"), "it is counted")
+        made.run(2, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.1")

@@ -6,8 +6,8 @@ send buffer.  So, from time to time:
 
 * more waits than `high`: half of what is taken now, so that the backlog goes;
 * more waits than `low`, or the reader came late to the device's queue: a tenth less than is taken now;
-* nothing waits, and at least a fourth of the rate is used: a quarter more, up to `most`.  A rate that nobody uses is not
-  raised: nothing has shown that the reader can keep up with it.
+* nothing waits, and at least a fourth of the rate is used: a quarter more, up to `most`.  A rate that nobody uses is
+  not raised: nothing has shown that the reader can keep up with it.
 
 A device's queue is limited in frames; so each frame counts `FRAME_BYTES` more than it has, here and in the shaper.
 
@@ -52,7 +52,7 @@ class Pacer:
         return max(LEAST_BURST, min(MOST_BURST, self.rate // 1000))
 
     def step(self, taken: int, elapsed_ns: int, waiting: int, in_time: bool) -> bool:
-        """In `elapsed_ns`, `taken` bytes were taken; so many wait.  in_time: as soon as they came?  True: a new rate."""
+        """In `elapsed_ns`, `taken` bytes were taken; so many wait.  in_time: as they came?  True: a new rate."""
         speed = taken * 1_000_000_000 // max(1, elapsed_ns)
         if waiting > self.high:
             wanted = min(self.rate, speed // 2)

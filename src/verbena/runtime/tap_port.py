@@ -8,9 +8,11 @@ nevertheless is in `counters`, as the kernel's.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 
 from verbena.clock import Timer
+from verbena.errors import SystemLimitError
 from verbena.runtime.frame_pump import FramePump
 from verbena.runtime.pacing import FRAME_BYTES, Pacer
 from verbena.runtime.poll_port import PollPort
@@ -49,6 +51,7 @@ class TapPort(PollPort):
         self._taken = 0
         self._stepped = 0
         self._timer: Timer | None = None
+        self._kernel: dict[str, int] = {}
         try:
             self._link.set_queue_length(DEVICE_FRAMES)
             if paced:
@@ -137,7 +140,11 @@ class TapPort(PollPort):
         changed = self.pacer.step(max(0, self._taken), now - self._stepped, self._waiting, self._in_time)
         self._taken, self._stepped, self._in_time = 0, now, True
         if changed:
-            self._shape()
+            try:
+                self._shape()
+            except (SystemLimitError, OSError):
+                # Somebody has removed the device: reading it will say so.  Or a shaper of his stands in the way.
+                self.tally["shaper_refused"] += 1
         self._timer = clock.call_at(now + STEP_NS, self._step)
 
     # --- the rest ---------------------------------------------------------------------------------------------
@@ -145,15 +152,21 @@ class TapPort(PollPort):
     def counters(self) -> dict[str, int]:
         """``kernel.*``: what the kernel dropped; the rest is what happened here."""
         pump = self._pump
-        found = {f"kernel.{name}": count for name, count in self._link.counters().items()}
-        return found | {
-            "refused_by_kernel": pump.refused,
-            "waiting_bytes": self._waiting,
-            "read_ahead": self._read_ahead,
-            "rate_bytes_s": self.pacer.rate if self.paced else 0,
-            "rate_changes": self.pacer.changes,
-            "runts": pump.runts,
-        }
+        with contextlib.suppress(SystemLimitError, OSError):  # it may be gone: what it last told stays
+            self._kernel = self._link.counters()
+        found = {f"kernel.{name}": count for name, count in self._kernel.items()}
+        return (
+            found
+            | dict(self.tally)
+            | {
+                "refused_by_kernel": pump.refused,
+                "waiting_bytes": self._waiting,
+                "read_ahead": self._read_ahead,
+                "rate_bytes_s": self.pacer.rate if self.paced else 0,
+                "rate_changes": self.pacer.changes,
+                "runts": pump.runts,
+            }
+        )
 
     def close(self) -> None:
         if self._timer is not None:
