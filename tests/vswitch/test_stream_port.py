@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,23 @@ def test_a_machine_that_dies_within_a_frame() -> None:
         one.close()
         eventually(lambda: gone == ["one"], "the port goes")
         assert driver.counters()["cut_off"] == 1
+
+
+def test_a_machine_that_dies_while_its_frames_wait_keeps_nobody_busy() -> None:
+    gone: list[str] = []
+    with SwitchLoop(on_gone=gone.append) as loop:
+        one = machine(loop, "one", 1)
+        reader = card(loop, "reader", 9, ring=1 << 12)
+        one.send(*(frame(1, 9, n, 100) for n in range(100)))
+        eventually(lambda: loop.status()["ports"]["one"]["input"].get(0, {}).get("stopped"), "it is stopped")
+        one.close()
+        time.sleep(0.2)
+        begun = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - begun < 0.3, "the loop sleeps"
+        assert numbers(reader, 100) == list(range(100)), "what it sent before still comes"
+        eventually(lambda: gone == ["one"], "then its port goes")
+        reader.close()
 
 
 def test_offloaded_frames_are_cut_for_a_machine() -> None:

@@ -37,10 +37,16 @@ class PollPort:
     def watch(self, descriptor: int, reading: bool, writing: bool = False) -> None:
         """Wake the loop when this can be read, or written, from now on."""
         wanted = (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if writing else 0)
-        if descriptor not in self._watched:
-            self._epoll.register(descriptor, wanted)
-        elif self._watched[descriptor] != wanted:
+        before = self._watched.get(descriptor, 0)
+        if wanted == before:
+            return
+        if not wanted:
+            # Not only masked: a socket whose peer has hung up would wake the loop all the same, again and again.
+            self._epoll.unregister(descriptor)
+        elif before:
             self._epoll.modify(descriptor, wanted)
+        else:
+            self._epoll.register(descriptor, wanted)
         self._watched[descriptor] = wanted
 
     def offer(self, frame: bytes) -> bool:
