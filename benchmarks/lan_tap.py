@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def relay(name: str) -> None:
 
 
 @contextmanager
-def _running(command: list[str], ready: str) -> Iterator[None]:
+def running(command: list[str], ready: str) -> Iterator[None]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -114,7 +114,7 @@ def _relayed(name: str) -> Iterator[str]:
         for end in "ab":
             namespaces.create(f"{name}-{end}")
             stack.callback(namespaces.remove, f"{name}-{end}")
-        stack.enter_context(_running([sys.executable, __file__, name], "up"))
+        stack.enter_context(running([sys.executable, __file__, name], "up"))
         yield name
 
 
@@ -123,29 +123,29 @@ def _emulated(name: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "lan.yaml")
         file.write_text(FILE.format(name=name))
-        with _running([sys.executable, "-m", "verbena.cli.main", "lan", "up", str(file)], "Ctrl-C ends it"):
+        with running([sys.executable, "-m", "verbena.cli.main", "lan", "up", str(file)], "Ctrl-C ends it"):
             yield name
 
 
-def _inside(name: str, end: str, *command: str) -> list[str]:
+def inside(name: str, end: str, *command: str) -> list[str]:
     return ["ip", "netns", "exec", f"{name}-{end}", *command]
 
 
-def _run(command: list[str]) -> str:
+def run(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def _stream(name: str) -> float:
+def stream(name: str) -> float:
     """Gb/s."""
     if shutil.which("iperf3"):
         receiver, sender = ["iperf3", "-s", "-1"], ["iperf3", "-c", ADDRESSES[1], "-t", str(SECONDS), "-J"]
     else:
         receiver = [sys.executable, "-c", STREAM, "receive", ADDRESSES[1]]
         sender = [sys.executable, "-c", STREAM, "send", ADDRESSES[1], str(SECONDS)]
-    server = subprocess.Popen(_inside(name, "b", *receiver), stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(inside(name, "b", *receiver), stdout=subprocess.DEVNULL)
     try:
         time.sleep(0.5)
-        told = _run(_inside(name, "a", *sender))
+        told = run(inside(name, "a", *sender))
         server.wait(30)
     finally:
         server.kill()
@@ -156,19 +156,25 @@ def _stream(name: str) -> float:
 
 def _round_trip(name: str) -> float:
     """Microseconds."""
-    told = _run(_inside(name, "a", "ping", "-A", "-c", str(ECHOES), ADDRESSES[1]))
+    told = run(inside(name, "a", "ping", "-A", "-c", str(ECHOES), ADDRESSES[1]))
     return statistics.median(float(found) for found in re.findall(r"time=([0-9.]+) ms", told)) * 1000
 
 
-def _measured(name: str, unit: str, body: Callable[[str], float]) -> dict[str, Any]:
+def measured(
+    name: str,
+    unit: str,
+    body: Callable[[str], float],
+    up: Callable[[str], AbstractContextManager[str]] = _emulated,
+) -> dict[str, Any]:
+    """A row: what `up` joins (by default a LAN) beside a bare relay, measured in turns."""
     missing = missing_permission()
     if missing is not None:
         print(f"{name}: not measured: {missing}", file=sys.stderr)
         return {"name": name, "value": 0.0, "unit": unit, "baseline": None, "ratio": None}
     own, base = f"verbena-bench-{os.getpid()}", f"verbena-relay-{os.getpid()}"
-    with _emulated(own), _relayed(base):
+    with up(own), _relayed(base):
         for each in (own, base):
-            _run(_inside(each, "a", "ping", "-c", "3", "-i", "0.2", "-W", "5", ADDRESSES[1]))
+            run(inside(each, "a", "ping", "-c", "3", "-i", "0.2", "-W", "5", ADDRESSES[1]))
         found = [(body(own), body(base)) for _ in range(ROUNDS)]
     value, baseline = (statistics.median(column) for column in zip(*found, strict=True))
     ratio = statistics.median(a / b for a, b in found)
@@ -182,11 +188,11 @@ def _measured(name: str, unit: str, body: Callable[[str], float]) -> dict[str, A
 
 
 def tcp() -> dict[str, Any]:
-    return _measured("lan.tcp", "Gb/s", _stream)
+    return measured("lan.tcp", "Gb/s", stream)
 
 
 def ping() -> dict[str, Any]:
-    return _measured("lan.ping", "us", _round_trip)
+    return measured("lan.ping", "us", _round_trip)
 
 
 BENCHMARKS = {"tcp": tcp, "ping": ping}

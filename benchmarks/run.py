@@ -20,6 +20,7 @@ import handlers
 import lan_tap
 import routing
 import topology
+import vswitch_tap
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -39,7 +40,7 @@ GROUPS = {
     "lan": lan_tap.BENCHMARKS | lan.BENCHMARKS,
     "team": team.BENCHMARKS,
     "topology": topology.BENCHMARKS,
-    "vswitch": vswitch.BENCHMARKS,
+    "vswitch": vswitch.BENCHMARKS | vswitch_tap.BENCHMARKS,
 }
 
 

@@ -16,7 +16,7 @@ from cli.processes import read_until, start
 from cli.processes import verbena as run
 from verbena import FabricFileError, SystemLimitError
 from verbena.errors import NotFound
-from verbena.runtime import lan_registry, namespaces
+from verbena.runtime import namespaces, registry
 from verbena.scenario.load import load_fabric
 
 FILE = """
@@ -41,7 +41,7 @@ real = pytest.mark.network("netns", "tap", "raw")
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("VERBENA_RUN", str(tmp_path / "run"))
-    monkeypatch.setattr(lan_registry, "FOLDER", tmp_path / "run")
+    monkeypatch.setattr(registry, "FOLDER", tmp_path / "run")
     path = tmp_path / "lan.yaml"
     path.write_text(FILE.format(name=NAME))
     yield path
@@ -75,13 +75,13 @@ def test_up_status_down(file: Path) -> None:
         assert not shown.status, shown.err
         for expected in ("nodes: MTU 1500", "channels", "ARP and neighbour tables", "10.89.0.2", "counters"):
             assert expected in shown.out
-        told = lan_registry.ask(NAME)
+        told = registry.LANS.ask(NAME)
         a, b = told["members"]
         assert a["neighbours"]["10.89.0.2"] == b["mac"]
         assert a["peers"][0]["mac"] == b["mac"]
         assert a["counters"]["tx.frames"] > 0
         with pytest.raises(SystemLimitError, match=f"a LAN {NAME} is up already"):
-            lan_registry.Registration(NAME, lambda: None)
+            registry.Registration(registry.LANS, NAME, lambda: None)
         ended = run("lan", "down", NAME)
         assert (ended.status, ended.out.strip()) == (0, f"down: {NAME}")
         assert process.wait(30) == 0
@@ -118,7 +118,7 @@ def test_what_a_killed_one_has_left_is_removed(file: Path) -> None:
     process.communicate()
     assert f"{NAME}-a" in left(file.parent)
     with pytest.raises(NotFound, match=f"the process of LAN {NAME} is gone"):
-        lan_registry.ask(NAME)
+        registry.LANS.ask(NAME)
     ended = run("lan", "down")
     assert ended.status == 0
     assert f"removed what it had left: {NAME}-a, {NAME}-b" in ended.out

@@ -1,11 +1,18 @@
-"""`verbena vswitch`: virtual switches.  ``report FILE``: what a switch file's path and workloads do in virtual time."""
+"""`verbena vswitch`: virtual switches.  ``report FILE``: what a switch file's path and workloads do in virtual time.
+
+``up`` makes a file's ports for real and runs until it is interrupted, or ``down`` asks it to end; meanwhile it answers
+``status``; if it is killed, ``down`` removes what it could not.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from verbena.cli.standing import ended, teller, until_interrupted
 
 EXIT_OK, EXIT_FAILED = 0, 1
 
@@ -17,6 +24,11 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+Which = Annotated[
+    str | None, typer.Argument(help="The name that its file has; not needed while only one is up.")
+]
 
 
 @app.callback()
@@ -71,3 +83,55 @@ def report(
     reports.write_report(done, folder)
     console.print(f"report folder: {folder}")
     return EXIT_OK if done.ok else EXIT_FAILED
+
+
+@app.command()
+def up(
+    file: Annotated[Path, typer.Argument(help="A switch file (YAML) with live ports.", show_default=False)],
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say only what goes wrong.")] = False,
+) -> int:
+    """Bring a switch up, and keep it until Ctrl-C or `verbena vswitch down`.
+
+    Needs root, for TAP devices, network namespaces and interfaces with a cable.
+    """
+    from verbena.runtime.registry import SWITCHES, Registration
+    from verbena.scenario.vswitch_report import load_switch_file
+    from verbena.scenario.vswitch_run import bring_up
+
+    loaded = load_switch_file(str(file))
+    told = teller(quiet)
+    with until_interrupted() as over, Registration(SWITCHES, loaded.name, over.set) as registration:
+        with bring_up(loaded, told=told, stop=over.is_set, making=registration.note) as switch:
+            registration.answer(switch.status)
+            if not over.is_set():
+                told(f"up: {loaded.name}, {len(switch.places)} ports; Ctrl-C ends it")
+            over.wait()
+            told("going down")
+        registration.cleared()
+    return EXIT_OK
+
+
+@app.command()
+def status(
+    name: Which = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every counter.")] = False,
+) -> int:
+    """Show ports, queues, thresholds, pauses and losses of a switch that is up."""
+    from verbena.cli.vswitch_views import show
+    from verbena.runtime.registry import SWITCHES
+
+    found = SWITCHES.ask(SWITCHES.chosen(name))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    return EXIT_OK
+
+
+@app.command()
+def down(name: Which = None) -> int:
+    """Take a switch down, and remove what one that was killed has left."""
+    from verbena.runtime.registry import SWITCHES
+
+    print(ended(SWITCHES, SWITCHES.chosen(name)))
+    return EXIT_OK

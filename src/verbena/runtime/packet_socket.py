@@ -22,6 +22,15 @@ ETH_P_ALL = 3
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP, PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 1, 8, 15, 23
 PACKET_MR_PROMISC = 1
+PACKET_STATISTICS = 6
+STATISTICS = struct.Struct("=II")
+"""tpacket_stats: packets, drops; reading sets both to 0."""
+REFUSALS = {
+    errno.EAGAIN: "full",
+    errno.ENOBUFS: "full",
+    errno.EMSGSIZE: "too_long",
+    errno.ENETDOWN: "down",
+}
 STATUS_VLAN, STATUS_VLAN_TPID = 1 << 4, 1 << 6
 AUXDATA = struct.Struct("=IIIHHHH")
 """tpacket_auxdata: status, len, snaplen, mac, net, vlan_tci, vlan_tpid."""
@@ -117,18 +126,30 @@ class PacketInterface:
 
     def write(self, frame: bytes, header: bytes = PLAIN) -> bool:
         """Send a frame on the cable; False, and counted, if it does not go."""
+        number = self.send(frame, header)
+        if number:
+            self.refuse(number)
+        return not number
+
+    def send(self, frame: bytes, header: bytes = PLAIN) -> int:
+        """Send a frame on the cable; 0, or the number of the error, which nobody has counted yet."""
         try:
             self._sock.sendmsg((header, frame) if self.offload else (frame,))
         except OSError as error:
-            why = {
-                errno.EAGAIN: "full",
-                errno.ENOBUFS: "full",
-                errno.EMSGSIZE: "too_long",
-                errno.ENETDOWN: "down",
-            }
-            self.counters[f"drop.rx.{why.get(error.errno or 0, 'refused')}"] += 1
-            return False
-        return True
+            return error.errno or errno.EIO
+        return 0
+
+    def refuse(self, number: int) -> None:
+        """Count a frame that did not go, by the number of the error."""
+        self.counters[f"drop.rx.{REFUSALS.get(number, 'refused')}"] += 1
+
+    def missed(self) -> int:
+        """Frames from the cable that the kernel dropped because nobody read them, since the last call."""
+        try:
+            found = self._sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size)
+        except OSError:
+            return 0
+        return int(STATISTICS.unpack(found)[1])
 
     def set_mac(self, mac: bytes) -> None:
         """An interface with a cable keeps its own address."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,9 +18,9 @@ from verbena.lan.bridge import Bridge
 from verbena.lan.config import LanConfig
 from verbena.lan.node import LanNode
 from verbena.lan.port import EthernetPort, PortEvent
-from verbena.runtime import namespaces
 from verbena.runtime.interface_port import InterfacePort
 from verbena.runtime.interfaces import InterfaceReader
+from verbena.runtime.made_namespaces import MadeNamespaces
 from verbena.runtime.packet_socket import PacketInterface
 from verbena.runtime.real_fabric import RealFabric
 from verbena.runtime.tap import LARGEST_MTU, Tap
@@ -166,9 +165,8 @@ class RealLan:
                 f"mtu = {self.config.mtu}: a LAN whose hosts end in TAP devices has {LARGEST_MTU} at most"
             )
         self.members: dict[str, Member] = {}
-        self._making = making
         self._reader = InterfaceReader()
-        self._namespaces: Counter[str] = Counter()
+        self._namespaces = MadeNamespaces(making)
         self._lock = threading.Lock()
         self._open = True
 
@@ -186,8 +184,8 @@ class RealLan:
             if place.adapter in self.members:
                 raise SystemLimitError(f"{place.adapter} is in the LAN already")
             if place.namespace is not None:
-                self._enter(place.namespace)
-                undo.callback(self._leave, place.namespace)
+                self._namespaces.enter(place.namespace)
+                undo.callback(self._namespaces.leave, place.namespace)
             context = self.fabric.open_device(place.adapter, timeout=timeout)
             undo.callback(context.close)
             node = LanNode(context, config=self.config)
@@ -241,30 +239,12 @@ class RealLan:
                 member.close()
             finally:
                 if member.place.namespace is not None:
-                    self._leave(member.place.namespace)
-
-    # --- namespaces ---------------------------------------------------------------------------------------
-
-    def _enter(self, name: str) -> None:
-        """One more interface in a namespace; it is made for the first, unless somebody else has made it."""
-        if not self._namespaces[name]:
-            if namespaces.exists(name):
-                return
-            self._making(name)
-            namespaces.create(name)
-        self._namespaces[name] += 1
-
-    def _leave(self, name: str) -> None:
-        if not self._namespaces[name]:
-            return
-        self._namespaces[name] -= 1
-        if not self._namespaces[name]:
-            namespaces.remove(name)
+                    self._namespaces.leave(member.place.namespace)
 
     @property
     def made_namespaces(self) -> list[str]:
         """Those that will be removed again."""
-        return [name for name, count in self._namespaces.items() if count]
+        return self._namespaces.names
 
     # --- all of it ----------------------------------------------------------------------------------------
 

@@ -290,6 +290,10 @@ class CardListener:
             raise SystemLimitError(f"cannot listen at {path}: {error.strerror}") from None
         self._socket.listen()
 
+    def fileno(self) -> int:
+        """Becomes readable when a program wants a card."""
+        return self._socket.fileno()
+
     def accept(self, timeout: float | None = None) -> ShmPort:
         """The next program's card; raises `TimeoutError`."""
         self._socket.settimeout(timeout)

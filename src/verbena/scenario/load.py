@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -79,13 +79,24 @@ def parse_fabric(text: str, path: str = "fabric file", warn: Warn | None = None)
     return fabric
 
 
-def parse_model(text: str, path: str, model: type[Model]) -> Model:
-    """A file of another kind: its text as `model`.  Raises `FabricFileError` that names the lines."""
+def parse_model(
+    text: str,
+    path: str,
+    model: type[Model],
+    wrong: Callable[[Model], Iterable[tuple[Path, str]]] = lambda _: (),
+) -> Model:
+    """A file of another kind: its text as `model`.  Raises `FabricFileError` that names the lines.
+
+    wrong: what does not fit together in it: where, and a sentence.
+    """
     document = _Document(text, path)
     try:
-        return model.model_validate(document.data)
+        found = model.model_validate(document.data)
     except ValidationError as error:
         raise _error(path, [document.explain(each) for each in error.errors(include_url=False)]) from None
+    if mistakes := [(document.line(where), message) for where, message in wrong(found)]:
+        raise _error(path, mistakes)
+    return found
 
 
 def _with_topology(

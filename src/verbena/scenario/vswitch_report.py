@@ -16,7 +16,7 @@ from verbena.clock import Clock
 from verbena.runtime.virtual_time import VirtualTime
 from verbena.scenario.load import parse_model, read_text
 from verbena.scenario.vswitch_plot import draw
-from verbena.scenario.vswitch_schema import PathModel, QueryModel, SwitchFile
+from verbena.scenario.vswitch_schema import PathModel, QueryModel, SwitchFile, switch_problems
 from verbena.vswitch.cluster import Cluster
 from verbena.vswitch.path import LossRow, Path, loss_table
 from verbena.vswitch.path_machine import PathConfig
@@ -93,7 +93,7 @@ class Report:
 
 def load_switch_file(path: str) -> SwitchFile:
     """Read a switch file; raises `FabricFileError` with the lines that are wrong."""
-    return parse_model(read_text(path), path, SwitchFile)
+    return parse_model(read_text(path), path, SwitchFile, switch_problems)
 
 
 def run_report(file: SwitchFile, tell: Callable[[str], None] = lambda _: None) -> Report:

@@ -1,12 +1,15 @@
-"""What may stand in a switch file: the path and the workloads that `verbena vswitch report` runs in virtual time."""
+"""What may stand in a switch file: the ports that `verbena vswitch up` makes, and the path and the workloads that
+`verbena vswitch report` runs in virtual time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from verbena.scenario.schema_types import Name, Size, Strict
+from verbena.scenario.schema_types import Name, Path, Size, Strict
+from verbena.scenario.vswitch_ports import LiveModel, live_problems
 from verbena.vswitch.link import KINDS as SIGNALS
 
 Signal = Literal["onoff", "rate", "pfc", "pause", "pcie", "ib"]
@@ -72,6 +75,7 @@ class QueryModel(Strict):
 class SwitchSection(Strict):
     """The section ``vswitch``."""
 
+    live: LiveModel | None = None
     path: PathModel | None = None
     workloads: Annotated[tuple[QueryModel, ...], Field(max_length=32, strict=False)] = ()
 
@@ -82,3 +86,8 @@ class SwitchFile(Strict):
     name: Name
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     vswitch: SwitchSection
+
+
+def switch_problems(file: SwitchFile) -> Iterable[tuple[Path, str]]:
+    """What does not fit together in a switch file."""
+    return () if file.vswitch.live is None else live_problems(file.name, file.vswitch.live)

@@ -65,8 +65,8 @@ class SwitchTables:
     def __init__(self, capacity, max_frame=1522, voq=True, vlans=False, table_size=8192):
         if not 1 <= capacity <= MOST_PORTS:
             raise InvalidAttributeError(f"a switch has 1 to {MOST_PORTS} ports, not {capacity}")
-        if not 60 <= max_frame <= 65_550:
-            raise InvalidAttributeError(f"max_frame = {max_frame}: from 60 to 65550 bytes")
+        if not 60 <= max_frame <= 65_600:
+            raise InvalidAttributeError(f"max_frame = {max_frame}: from 60 to 65600 bytes")
         if table_size < 16 or table_size & (table_size - 1):
             raise InvalidAttributeError(f"table_size = {table_size}: a power of two from 16 on")
         self.capacity = capacity

@@ -1,0 +1,62 @@
+"""The rate that a shaper is given: slower than what is taken while something waits, faster again when nothing does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verbena.errors import InvalidAttributeError
+from verbena.runtime.pacing import LEAST_BURST, MOST_BURST, Pacer
+
+MS = 1_000_000
+
+
+def test_the_rate_follows_what_is_taken() -> None:
+    pacer = Pacer(1_000_000, 1_000, low=100, high=1_000)
+    assert pacer.rate == 1_000_000
+    assert pacer.step(500, MS, 2_000, True)
+    assert pacer.rate == 250_000, "half of 500,000 bytes/s, so that the backlog goes"
+    assert pacer.step(200, MS, 500, True)
+    assert pacer.rate == 180_000, "a tenth less than is taken"
+    assert not pacer.step(170, MS, 50, True), "between nothing and low: it stays"
+    assert pacer.step(180, MS, 0, True)
+    assert pacer.rate == 225_000, "nothing waits: a quarter more"
+    assert not pacer.step(50, MS, 0, True), "less than a fourth is used: nothing shows that more is possible"
+    assert pacer.step(100, MS, 0, False)
+    assert pacer.rate == 90_000, "read late: the device's queue fills"
+    assert pacer.step(0, MS, 5_000, True)
+    assert pacer.rate == 1_000, "nothing is taken: as slow as possible"
+    assert not pacer.step(0, MS, 5_000, True), "a change gives a full bucket: none without need"
+
+
+def test_a_producer_is_never_told_to_be_faster_while_something_waits() -> None:
+    pacer = Pacer(1_000_000, 1_000, low=100, high=1_000)
+    pacer.step(10, MS, 5_000, True)
+    slow = pacer.rate
+    pacer.step(900, MS, 500, True)
+    assert pacer.rate <= slow
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**8), st.integers(1, 10**9), st.integers(0, 10**8), st.booleans()),
+        max_size=30,
+    )
+)
+def test_rate_and_burst_stay_within_their_limits(steps: list[tuple[int, int, int, bool]]) -> None:
+    pacer = Pacer()
+    for step in steps:
+        before = pacer.rate
+        assert pacer.step(*step) == (pacer.rate != before)
+        assert pacer.least <= pacer.rate <= pacer.most
+        assert LEAST_BURST <= pacer.burst <= MOST_BURST
+    for _ in range(200):
+        pacer.step(pacer.rate, 1_000 * MS, 0, True)
+    assert pacer.rate == pacer.most, "after a congestion all of the rate comes back"
+
+
+def test_marks_that_cannot_be() -> None:
+    for given_ in ({"most": 10, "least": 20}, {"low": 5, "high": 5}, {"least": 0}):
+        with pytest.raises(InvalidAttributeError):
+            Pacer(**given_)  # type: ignore[arg-type]

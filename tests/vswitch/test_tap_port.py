@@ -1,0 +1,211 @@
+"""TAP ports of a virtual switch between network namespaces: programs talk, a slow reader makes UDP senders wait."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+
+import pytest
+
+from verbena import _pure
+from verbena.runtime import namespaces
+from verbena.runtime.rtnetlink import LinkControl
+from verbena.runtime.tap import Tap
+from verbena.runtime.tap_port import TapPort
+from verbena.runtime.vswitch_loop import SwitchLoop
+from verbena.vswitch.config import Marks, PortConfig, SwitchConfig
+from vswitch.lab import mac
+from vswitch.real_lab import SMALL, card, eventually
+
+pytestmark = pytest.mark.network("netns", "tap")
+LABS = count(1)
+UDP_PORT = 9_000
+HEADERS = 42
+
+
+class Lab:
+    """A switch with TAP devices in namespaces of their own.  Host N has 10.87.0.N and the address of station N."""
+
+    def __init__(self, loop: SwitchLoop, stack: ExitStack, offload: bool) -> None:
+        self.loop, self._stack, self.offload = loop, stack, offload
+        self.name = f"verbena-vsw-{os.getpid()}-{next(LABS)}"
+
+    def host(self, number: int, *, paced: bool = True, marks: Marks = SMALL) -> TapPort:
+        space = f"{self.name}-{number}"
+        namespaces.create(space)
+        self._stack.callback(namespaces.remove, space)
+        tap = Tap(
+            "vsw0", namespace=space, mac=mac(number), addresses=[f"10.87.0.{number}/24"], offload=self.offload
+        )
+        driver = TapPort(tap, paced=paced)
+        self.loop.add(driver, PortConfig(f"h{number}", (mac(number),), input=marks, output=marks))
+        return driver
+
+    def run(self, number: int, *command: str) -> str:
+        done = subprocess.run(
+            ["ip", "netns", "exec", f"{self.name}-{number}", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    def socket(self, number: int, kind: int) -> socket.socket:
+        sock = namespaces.inside(f"{self.name}-{number}", lambda: socket.socket(socket.AF_INET, kind))
+        sock.settimeout(30)
+        return sock
+
+    def know(self, number: int, other: int) -> None:
+        """A neighbour that answers no ARP."""
+        self.run(
+            number, "ip", "neigh", "add", f"10.87.0.{other}", "lladdr", mac(other).hex(":"), "dev", "vsw0"
+        )
+
+
+@contextmanager
+def lab(offload: bool = False) -> Iterator[Lab]:
+    config = SwitchConfig(max_frame=65_563) if offload else SwitchConfig()
+    with ExitStack() as stack:
+        loop = stack.enter_context(SwitchLoop(config))
+        yield Lab(loop, stack, offload)
+
+
+@pytest.mark.requirement("VSW-19")
+@pytest.mark.parametrize("offload", [False, True])
+def test_programs_in_namespaces_talk_through_the_switch(offload: bool) -> None:
+    with lab(offload) as made:
+        made.host(1)
+        made.host(2)
+        assert " 0% packet loss" in made.run(1, "ping", "-c", "5", "-i", "0.05", "-W", "5", "10.87.0.2")
+        data = os.urandom(3_000_000 if _pure.compiled() else 300_000)
+        with made.socket(2, socket.SOCK_STREAM) as server, made.socket(1, socket.SOCK_STREAM) as client:
+            server.bind(("10.87.0.2", 5_000))
+            server.listen()
+            client.connect(("10.87.0.2", 5_000))
+            peer, _ = server.accept()
+            threading.Thread(target=lambda: (client.sendall(data), client.close()), daemon=True).start()
+            got = b""
+            while part := peer.recv(1 << 20):
+                got += part
+            peer.close()
+        assert got == data
+        assert made.loop.switch.losses() == {}
+        if offload:
+            largest = made.loop.status()["ports"]["h2"]
+            assert largest["tx_bytes"] / largest["tx_frames"] > 2_000, "frames crossed uncut"
+
+
+@pytest.mark.requirement("VSW-01", "VSW-18")
+def test_a_reader_that_is_slow_makes_udp_senders_wait() -> None:
+    """Between the senders' sockets and the reader's card nothing is lost; without pacing, the kernel drops."""
+    found = {paced: _flood(paced) for paced in (True, False)}
+    lost, waited, told = found[True]
+    assert lost == 0, told
+    assert waited, "the sender would have had to wait: its socket was full"
+    assert told["rate_changes"] > 0
+    assert (told["kernel.dropped_to_switch"], told["kernel.dropped_in_qdisc"]) == (0, 0)
+
+
+def _flood(paced: bool) -> tuple[int, bool, dict[str, int]]:
+    """(frames that were lost, did the socket say that it is full?, what the port counted)."""
+    with lab() as made:
+        driver = made.host(1, paced=paced)
+        reader = card(made.loop, "reader", 9)
+        made.know(1, 9)
+        sock = made.socket(1, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sent, waited, got = 0, False, 0
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            try:
+                sock.sendto(bytes(1000), ("10.87.0.9", UDP_PORT))
+                sent += 1
+            except BlockingIOError:
+                waited = True
+                time.sleep(0.001)
+            if sent % 50 == 0:
+                got += len(_datagrams(reader.receive_many(5)))
+
+        def rest() -> bool:
+            nonlocal got
+            while reader.wait_frames(0.3):
+                got += len(_datagrams(reader.receive_many(500)))
+            return bool(got + driver.counters()["kernel.dropped_to_switch"] >= sent)
+
+        eventually(rest, f"{sent} were sent, {got} came: {driver.counters()}", 60)
+        told = driver.counters()
+        assert made.loop.switch.losses() == {}
+        sock.close()
+        reader.close()
+        return sent - got, waited, told
+
+
+def _datagrams(frames: list[bytes]) -> list[bytes]:
+    return [each for each in frames if len(each) == HEADERS + 1000]
+
+
+def test_what_the_kernel_drops_is_told_as_the_kernels() -> None:
+    """Nobody reads a device with a queue of 4 frames: the rest is dropped, and its interface says so."""
+    with ExitStack() as stack:
+        space = f"verbena-vsw-{os.getpid()}-{next(LABS)}"
+        namespaces.create(space)
+        stack.callback(namespaces.remove, space)
+        tap = Tap("vsw0", namespace=space, addresses=["10.87.0.1/24"], offload=False)
+        stack.callback(tap.close)
+        link = LinkControl("vsw0", space)
+        stack.callback(link.close)
+        link.set_queue_length(4)
+        before = link.counters()["dropped_to_switch"]
+        subprocess.run(
+            ["ip", "-n", space, "neigh", "add", "10.87.0.9", "lladdr", "02:00:00:00:00:09", "dev", "vsw0"],
+            check=True,
+        )
+        sock = namespaces.inside(space, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        for _ in range(50):
+            sock.sendto(bytes(100), ("10.87.0.9", UDP_PORT))
+        sock.close()
+        assert eventually(lambda: link.counters()["dropped_to_switch"] - before, "it drops") >= 40
+        link.shape(10_000, 1 << 17, 1 << 20)
+        shown = subprocess.run(
+            ["tc", "-n", space, "qdisc", "show", "dev", "vsw0"], capture_output=True, text=True, check=True
+        ).stdout
+        assert "qdisc tbf 1: root" in shown
+        assert "rate 80Kbit" in shown
+        link.shape(5_000_000_000, 1 << 20, 1 << 20)
+        shown = subprocess.run(
+            ["tc", "-n", space, "qdisc", "show", "dev", "vsw0"], capture_output=True, text=True, check=True
+        ).stdout
+        assert "rate 40Gbit" in shown
+
+
+def test_a_device_that_somebody_removes_takes_its_port_along() -> None:
+    with lab() as made:
+        made.host(1)
+        made.host(2)
+        first = made.loop.drivers["h1"]
+        made.run(1, "ip", "link", "del", "vsw0")
+        eventually(lambda: "h1" not in made.loop.status()["ports"], "the port goes")
+        assert "h2" in made.loop.status()["ports"]
+        assert first.closed
+
+
+def test_a_shaper_of_somebody_else_does_not_end_the_switch() -> None:
+    with lab() as made:
+        driver = made.host(1)
+        made.host(2)
+        made.run(1, "tc", "qdisc", "del", "dev", "vsw0", "root")
+        made.run(1, "tc", "qdisc", "add", "dev", "vsw0", "root", "handle", "1:", "pfifo")
+        with made.loop._locked():
+            driver.pacer.rate = 100_000
+        for _ in range(3):
+            made.run(1, "ping", "-c", "20", "-i", "0.002", "-s", "1400", "-W", "5", "10.87.0.2")
+        eventually(lambda: driver.counters().get("shaper_refused"), "it is counted")
+        made.run(2, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.1")
