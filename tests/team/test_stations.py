@@ -152,7 +152,8 @@ def test_a_card_on_a_virtual_switch_waits_in_order_and_drops_what_it_cannot_hold
     ports = [
         switch.add_port(PortConfig(f"p{n}", (mac,), input=marks, output=marks)) for n, mac in enumerate(macs)
     ]
-    card = SwitchCard(ports[0], macs[0], queue=4)
+    lab = Lab()
+    card = SwitchCard(lab.clock, ports[0], macs[0], queue=4)
     card.attach(lambda data: None, (links := []).append)
     taken = [card.transmit(frame(macs[1], macs[0], n)) for n in range(12)]
     kept = sum(taken)
@@ -169,6 +170,7 @@ def test_a_card_on_a_virtual_switch_waits_in_order_and_drops_what_it_cannot_hold
     card.set_link(False)
     assert not card.transmit(frame(macs[1], macs[0]))
     assert ports[1].send(frame(macs[0], macs[1]))
+    lab.run(1)
     assert (card.counters["drop.tx.down"], card.counters["drop.rx.down"]) == (1, 1)
     card.set_link(True)
     assert links == [False, True]
@@ -183,7 +185,7 @@ def test_cards_on_a_virtual_switch_are_members_of_a_machines_team(seed: int) -> 
     switch = VirtualSwitch(clock=lab.clock)
     host = lab.host(nics=0, rnics=0, rdma_vlan=None, vlans=(0,))
     macs = [bytes((2, 0, 0, 0, 0, n)) for n in (1, 2, 3)]
-    cards = [SwitchCard(switch.add_port(PortConfig(f"p{n}")), mac) for n, mac in enumerate(macs)]
+    cards = [SwitchCard(lab.clock, switch.add_port(PortConfig(f"p{n}")), mac) for n, mac in enumerate(macs)]
     for card in cards[:2]:
         host.add(card)
     got: list[bytes] = []

@@ -26,13 +26,22 @@ from verbena.vswitch.switch import SwitchPort
 class SwitchCard(Upper):
     """A card on a port of a virtual switch.  Implements `team.card.EthernetPort`.
 
-    mac: its address, which the port should have among `PortConfig.macs`.  queue: frames that wait in the card while the
-    switch takes none; what comes beyond is dropped.  counters: ``tx`` (frames that the switch took), ``rx``,
+    mac: its address, which the port should have among `PortConfig.macs`.  delay_ns: from a frame in the switch to the
+    call of whoever is attached, as an interrupt has it.  queue: frames that wait in the card while the switch takes none;
+    what comes beyond is dropped.  counters: ``tx`` (frames that the switch took), ``rx``,
     ``drop.tx.down``, ``drop.tx.length``, ``drop.tx.full``, ``drop.rx.down``, ``drop.rx.unbound``.
     """
 
     def __init__(
-        self, port: SwitchPort, mac: bytes, *, mtu: int = 1500, rate_bps: float = 0.0, queue: int = 1024
+        self,
+        clock: Clock,
+        port: SwitchPort,
+        mac: bytes,
+        *,
+        mtu: int = 1500,
+        rate_bps: float = 0.0,
+        delay_ns: int = 1_000,
+        queue: int = 1024,
     ) -> None:
         super().__init__()
         self.name = port.name
@@ -46,7 +55,7 @@ class SwitchCard(Upper):
         self._plugged = True
         self._flushing = self._again = False
         port.on_room = lambda _: self._flush()
-        port.on_frames = self._take
+        port.on_frames = lambda: clock.call_at(clock.now() + delay_ns, self._take)
         self._take()
 
     @property
