@@ -17,6 +17,7 @@ from verbena.team.stations import REFLECTION_NS, Stations
 from verbena.team.trace import PathTrace
 from verbena.vswitch.config import Marks, PortConfig
 from verbena.vswitch.switch import VirtualSwitch
+from verbena.wire.arp import ArpPacket
 
 MS = 1_000_000
 
@@ -125,6 +126,23 @@ def test_stations_keep_their_addresses_at_a_switch_that_knows_of_no_team(seed: i
         out.card.transmit(frame(to, out.mac))
     lab.run(1)
     assert [each[:6] for each in up] == macs
+
+
+def test_a_stations_network_address_is_not_announced_as_the_teams(seed: int) -> None:
+    """A station has asked for a neighbour; after a failure nobody hears of its network address at the team's."""
+    lab = Lab(seed)
+    host = lab.host(nics=2, rnics=0, rdma_vlan=None, vlans=(0,), bridged=True)
+    out, mac, address = Bare(lab, 1), bytes((2, 0, 0, 0, 1, 1)), bytes((10, 0, 7, 7))
+    asked = ArpPacket(sender_mac=mac, sender_ip=address, target_ip=bytes((10, 0, 0, 99)))
+    host.driver.team.cards[0].transmit(asked.frame(b"\xff" * 6, mac))
+    lab.run(1)
+    assert any(address in each and each[6:12] == mac for each in out.got)
+    out.got.clear()
+    lab.cards[0]["nic0"].set_link(False)
+    lab.run(500)
+    assert out.got
+    assert not any(address in each for each in out.got)
+    assert any(each[6:12] == mac for each in out.got), "the station is announced all the same"
 
 
 def test_a_station_that_moves_to_another_host_is_heard_from_there(seed: int) -> None:

@@ -27,9 +27,9 @@ class SwitchCard(Upper):
     """A card on a port of a virtual switch.  Implements `team.card.EthernetPort`.
 
     mac: its address, which the port should have among `PortConfig.macs`.  delay_ns: from a frame in the switch to the
-    call of whoever is attached, as an interrupt has it.  queue: frames that wait in the card while the switch takes none;
-    what comes beyond is dropped.  counters: ``tx`` (frames that the switch took), ``rx``,
-    ``drop.tx.down``, ``drop.tx.length``, ``drop.tx.full``, ``drop.rx.down``, ``drop.rx.unbound``.
+    call of whoever is attached, as an interrupt has it.  queue: frames that wait in the card while the switch takes
+    none; what comes beyond is dropped.  counters: ``tx`` (frames that the switch took), ``rx``, ``drop.tx.down``,
+    ``drop.tx.length``, ``drop.tx.full``, ``drop.rx.down``, ``drop.rx.unbound``.
     """
 
     def __init__(
