@@ -55,7 +55,9 @@ class SwitchCard(Upper):
         self._plugged = True
         self._flushing = self._again = False
         port.on_room = lambda _: self._flush()
-        port.on_frames = lambda: clock.call_at(clock.now() + delay_ns, self._take)
+        self._clock = clock
+        self._delay_ns = delay_ns
+        port.on_frames = self._interrupt
         self._take()
 
     @property
@@ -107,6 +109,9 @@ class SwitchCard(Upper):
                     self.counters["tx"] += 1
         finally:
             self._flushing = False
+
+    def _interrupt(self) -> None:
+        self._clock.call_at(self._clock.now() + self._delay_ns, self._take)
 
     def _take(self) -> None:
         while self.port.open and (found := self.port.receive()) is not None:
