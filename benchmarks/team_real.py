@@ -25,7 +25,7 @@ LAST = 1.2
 
 
 def relay(interface: str, address: str) -> None:
-    loop = RealLoop()
+    loop = RealLoop(urgent=True)  # as a team has it
     port = PacketPort(loop, LinkWatch(loop), interface)
     tap = Tap("bare", mac=bytes((2,)) + port.mac[1:], addresses=[address])
 

@@ -25,6 +25,7 @@ PAGES = {
     "lan": ROOT / "docs" / "lan.md",
     "fabric_processes": ROOT / "docs" / "fabric-real-time.md",
     "team": ROOT / "docs" / "teaming.md",
+    "machines": ROOT / "docs" / "teaming.md",
     "vswitch": ROOT / "docs" / "vswitch.md",
 }
 REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}

@@ -6,6 +6,7 @@ Other threads take the lock to call into it themselves, without waiting for this
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 log = logging.getLogger("verbena.loop")
 Call = Callable[[], Any]
+URGENT = -10
 
 
 class LoopTimer:
@@ -32,9 +34,13 @@ class LoopTimer:
 
 
 class RealLoop:
-    """Implements `clock.Clock` on the monotonic clock.  lock: held during every call; others take it, too."""
+    """Implements `clock.Clock` on the monotonic clock.  lock: held during every call; others take it, too.
 
-    def __init__(self, name: str = "verbena loop") -> None:
+    urgent: the thread carries other programs' frames, as a driver does, and asks to run before programs (nice -10);
+    without the right to, it runs like all others.
+    """
+
+    def __init__(self, name: str = "verbena loop", *, urgent: bool = False) -> None:
         self.lock = threading.RLock()
         self._timers: list[tuple[int, int, LoopTimer]] = []
         self._order = 0
@@ -42,7 +48,9 @@ class RealLoop:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._soon: list[Call] = []
+        self._first: set[int] = set()
         self._open = True
+        self._urgent = urgent
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -64,9 +72,18 @@ class RealLoop:
         self._soon.append(function)
         self._wake()
 
-    def watch(self, fd: int, readable: Call | None, writable: Call | None = None) -> None:
-        """Call functions while a descriptor is readable, or writable; neither: no longer."""
+    def watch(
+        self, fd: int, readable: Call | None, writable: Call | None = None, *, first: bool = False
+    ) -> None:
+        """Call functions while a descriptor is readable, or writable; neither: no longer.
+
+        first: before those of all others that are ready at the same time.
+        """
         with self.lock:
+            if first and readable is not None:
+                self._first.add(fd)
+            else:
+                self._first.discard(fd)
             events = (selectors.EVENT_READ if readable else 0) | (selectors.EVENT_WRITE if writable else 0)
             known = fd in self._selector.get_map()
             if not events:
@@ -86,11 +103,16 @@ class RealLoop:
                 return
 
     def _run(self) -> None:
+        if self._urgent:
+            with contextlib.suppress(OSError):  # in Linux a thread has a priority of its own (sched(7))
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), URGENT)
         while self._open:
             with self.lock:
                 first = self._timers[0][0] if self._timers else None
             timeout = None if first is None else max(0.0, (first - self.now()) / 1e9)
             ready = self._selector.select(0 if self._soon else timeout)
+            if self._first and len(ready) > 1:
+                ready.sort(key=lambda each: each[0].fd not in self._first)
             with self.lock:
                 for key, mask in ready:
                     if key.data is None:

@@ -50,7 +50,7 @@ class RealTeam:
 
     def __init__(self, config: RealTeamConfig) -> None:
         self.config = config
-        self.loop = RealLoop("verbena team")
+        self.loop = RealLoop("verbena team", urgent=True)
         self.trace = PathTrace(self.loop)
         self.ports: dict[str, PacketPort] = {}
         self.bindings: list[TapBinding] = []

@@ -31,13 +31,20 @@ class Mode(Enum):
 
 
 class Balancer(Protocol):
-    """Chooses a member.  members: those that are usable, at least one, always in the same order."""
+    """Chooses a member.  members: those that are usable, at least one, always in the same order.
+
+    remembers: has it to see every frame?  If not, it need not be asked where there is one member only.
+    """
+
+    remembers: bool
 
     def choose(self, flow: Flow, size: int, members: Sequence[Member], now: int) -> Member: ...
 
 
 class HashBalancer:
     """A hash over addresses decides (Linux bonding: layer2, layer3+4); CRC-32, which spreads well and never changes."""
+
+    remembers = False
 
     def __init__(self, with_layer4: bool) -> None:
         self.with_layer4 = with_layer4
@@ -50,6 +57,8 @@ class HashBalancer:
 class RoundRobin:
     """One frame after the other."""
 
+    remembers = False
+
     def __init__(self) -> None:
         self._next = 0
 
@@ -60,6 +69,8 @@ class RoundRobin:
 
 class ActiveBackup:
     """One member carries everything (the driver puts it first)."""
+
+    remembers = False
 
     def choose(self, flow: Flow, size: int, members: Sequence[Member], now: int) -> Member:
         return members[0]
@@ -84,6 +95,8 @@ class LeastLoad:
     A member's load is what its meter saw in the last interval, whoever sent it: team, stack or upload path; beside it
     counts what new flows have been given since, so that a burst of new ones spreads.
     """
+
+    remembers = True
 
     def __init__(self, pause_ns: int, interval_ns: int) -> None:
         self.pause_ns = pause_ns

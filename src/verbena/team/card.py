@@ -6,7 +6,7 @@ card also a virtual bus driver, which the kernel-mode proxy uses, too.  `Branch`
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -92,15 +92,27 @@ class BurstPort(Protocol):
 
 
 class BurstMember(Upper):
-    """A `BurstPort` as an `EthernetPort`; `counters`: ``drop.tx.full`` where it did not take a frame."""
+    """A `BurstPort` as an `EthernetPort`.
 
-    def __init__(self, name: str, port: BurstPort, rate_bps: float = 0.0) -> None:
+    queue: so many frames wait while the port takes none; what comes beyond is dropped.  `counters`: ``tx``, ``rx``
+    (frames that the port took, and handed up), ``drop.tx.full``, ``drop.tx.down`` (waiting when the link went),
+    ``drop.rx.unbound`` and, for what was still to be cut, drops by reason.
+    """
+
+    def __init__(self, name: str, port: BurstPort, rate_bps: float = 0.0, *, queue: int = 0) -> None:
         super().__init__()
         self.name = name
         self.port = port
         self.rate_bps = rate_bps
         self.counters: Counter[str] = Counter()
+        self._queue = queue
+        self._waiting: deque[bytes] = deque()
         port.attach(self._received, self._happened)
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait for the port."""
+        return len(self._waiting)
 
     @property
     def mac(self) -> bytes:
@@ -116,11 +128,29 @@ class BurstMember(Upper):
 
     def _received(self, frames: list[bytes]) -> None:
         for frame in frames:
-            self.deliver(bytes(frame))
+            self.counters["rx"] += 1
+            if not self.deliver(bytes(frame)):
+                self.counters["drop.rx.unbound"] += 1
 
     def _happened(self, event: Any, detail: bytes) -> None:
-        if event.name in ("LINK_UP", "LINK_DOWN"):
-            self.tell(event.name == "LINK_UP")
+        if event.name == "ROOM":
+            self._flush()
+        elif event.name == "LINK_UP":
+            self.tell(True)
+        elif event.name == "LINK_DOWN":
+            self.counters["drop.tx.down"] += len(self._waiting)
+            self._waiting.clear()
+            self.tell(False)
+
+    def _flush(self) -> None:
+        """Send what waits, as far as there is room."""
+        waiting = self._waiting
+        while waiting:
+            frame = waiting.popleft()
+            if not self.port.send_frames((frame,)):
+                waiting.appendleft(frame)
+                return
+            self.counters["tx"] += 1
 
     def transmit(self, frame: bytes) -> bool:
         """Implements `EthernetPort.transmit`."""
@@ -130,7 +160,11 @@ class BurstMember(Upper):
         except DecodeError as error:
             self.counters[f"drop.tx.{error.reason}"] += 1
             return False
-        left = len(frames) - self.port.send_frames(frames)
+        taken = 0 if self._waiting else self.port.send_frames(frames)
+        self.counters["tx"] += taken
+        room = self._queue - len(self._waiting)
+        self._waiting.extend(frames[taken : taken + room])
+        left = max(0, len(frames) - taken - room)
         self.counters["drop.tx.full"] += left
         return not left
 

@@ -43,6 +43,10 @@ class TeamConfig:
     team: one member receives, the others send from their own addresses.  vlans: the groups under the team miniport, 0
     for untagged frames; rdma_vlan: the one dedicated to the RDMA miniport.  mtu: of all virtual cards, bytes.
 
+    bridged: stations with addresses of their own are behind the virtual cards, as at a virtual switch.  Their frames
+    keep their source, and what is not for the team's address goes up.  Without aggregation each station sends and
+    receives by one member (`team.stations`), whatever `mode` says.
+
     preempt: active-backup goes back to the preferred member when that is there again.  arp_targets, nd_targets:
     neighbours whose answers prove a member, in `probe_vlan`; heartbeat_key: shared by all teams of the network (b"": no
     heartbeat); probe_interval_ns, probe_misses: how often, and how many intervals without an answer make a loss.
@@ -55,6 +59,7 @@ class TeamConfig:
     mode: Mode = Mode.LAYER34
     aggregated: bool = False
     lacp: bool = False
+    bridged: bool = False
     lacp_times: LacpTimes = field(default_factory=LacpTimes)
     vlans: tuple[int, ...] = (0,)
     rdma_vlan: int | None = None

@@ -14,7 +14,7 @@ from functools import partial
 
 from verbena.clock import Clock
 from verbena.errors import InvalidAttributeError, NotFound
-from verbena.team.announce import announcements
+from verbena.team.announce import Snoop, announcements
 from verbena.team.balance import balancer_for
 from verbena.team.card import Branch, BusDriver, EthernetPort
 from verbena.team.config import TeamConfig
@@ -25,6 +25,7 @@ from verbena.team.lacp import Aggregator, LacpPort
 from verbena.team.member import Member, MemberEvent, MemberState
 from verbena.team.miniport import RdmaMiniport, TeamMiniport, VirtualCard
 from verbena.team.probing import ArpProbe, HeartbeatProbe, NeighbourProbe, Probe, ProbeMonitor
+from verbena.team.stations import Stations
 from verbena.team.trace import Layer, PathTrace
 from verbena.wire.ip import ETHERTYPE_ARP
 from verbena.wire.lacp import ETHERTYPE_SLOW, SLOW_PROTOCOLS_GROUP, Lacpdu
@@ -49,7 +50,8 @@ class IntermediateDriver:
 
     trace: notes the layers that frames pass.  team: T-virtual; rdma_miniport: R-virtual, if the configuration has one.
     counters: what is counted for the team as a whole: ``stack.team`` and ``stack.upload`` (frames by where the stack
-    gave them), ``path.200`` and ``path.220`` (by which path they came), drops by reason.
+    gave them), ``path.200`` and ``path.220`` (by which path they came), drops by reason.  stations: those behind the
+    virtual cards, where they have homes of their own (`TeamConfig.bridged`, without aggregation).
     """
 
     def __init__(self, clock: Clock, config: TeamConfig, trace: PathTrace, mac: bytes) -> None:
@@ -74,6 +76,7 @@ class IntermediateDriver:
         self._announcing = 0
         self._aggregator = Aggregator()
         self._ports: dict[Member, LacpPort] = {}
+        self.stations = Stations(self.counters) if config.bridged and not config.one_link else None
         self.rdma_miniport: RdmaMiniport | None = None
         self.team = TeamMiniport(self, self.mac, config.mtu, trace)
         if config.rdma_vlan is not None:
@@ -114,7 +117,8 @@ class IntermediateDriver:
         Raises `InvalidAttributeError` for a name or an address that is in the team already, and for an MTU that is
         less than the team's.
         """
-        if any(member.name == card.name or member.card.mac == card.mac for member in self.members):
+        # A card whose link has never been up may have no address yet.
+        if any(m.name == card.name or m.card.mac == card.mac != bytes(6) for m in self.members):
             self.counters["refused.twice"] += 1
             raise InvalidAttributeError(f"{card.name} ({card.mac.hex(':')}) is in the team already")
         if card.mtu < self.config.mtu:
@@ -256,6 +260,8 @@ class IntermediateDriver:
             self._had_upload = self._upload is not None
             where = "no card" if self._upload is None else self._upload.name
             self._tell("upload", self._upload, f"the upload path is on {where}")
+        if self.stations is not None:
+            self.stations.arrange(self._order, self.clock.now())
         self._announce()
         self.team.set_link(bool(self._usable))
         if self.rdma_miniport is not None:
@@ -292,14 +298,23 @@ class IntermediateDriver:
         upload = self._upload or (self._receiver if self.config.upload_over_team else None)
         if self.rdma_miniport is not None and upload is not None:
             self._announce_card(self.rdma_miniport, upload)
+        if self.stations is not None:
+            for (vlan, mac), station in self.stations.moved.items():
+                station.sent_ns = self.clock.now()  # for what comes back by the other members
+                self._announce_at(station.home, vlan, mac, Snoop())
+            if left == 1:
+                self.stations.moved.clear()
         again = partial(self._announce_again, series, left - 1)
         self.clock.call_at(self.clock.now() + self.config.announce_interval_ns, again)
 
     def _announce_card(self, card: VirtualCard, member: Member) -> None:
-        for frame in announcements(card.mac, card.known):
+        self._announce_at(member, card.vlan, card.mac, card.known)
+
+    def _announce_at(self, member: Member, vlan: int, mac: bytes, known: Snoop) -> None:
+        for frame in announcements(mac, known):
             self.counters["announced"] += 1
             member.count("tx.announce", len(frame), self.clock.now())
-            member.branch.transmit(add_tag(frame, card.vlan))
+            member.branch.transmit(add_tag(frame, vlan))
 
     # --- down ---------------------------------------------------------------------------------------------
 
@@ -312,7 +327,12 @@ class IntermediateDriver:
             self.counters["drop.tx.no_member"] += 1
             return False
         now = self.clock.now()
-        member = self._balancer.choose(flow_of(frame, card.vlan), len(frame), self._order, now)
+        if self.stations is not None and frame[6:12] != self.mac:
+            home = self.stations.sends((card.vlan, frame[6:12]), self._order, now)
+            return self._give(home, card, frame, "tx.team", now)
+        member = self._order[0]
+        if len(self._order) > 1 or self._balancer.remembers:
+            member = self._balancer.choose(flow_of(frame, card.vlan), len(frame), self._order, now)
         return self._send(member, card, frame, "tx.team", now)
 
     def send_upload(self, card: VirtualCard, frame: bytes) -> bool:
@@ -339,6 +359,10 @@ class IntermediateDriver:
                 member = home
             else:
                 frame = with_source(frame, member.card.mac)
+        return self._give(member, card, frame, what, now)
+
+    @staticmethod
+    def _give(member: Member, card: VirtualCard, frame: bytes, what: str, now: int) -> bool:
         member.count(what, len(frame), now)
         if member.branch.transmit(add_tag(frame, card.vlan)):
             return True
@@ -373,7 +397,7 @@ class IntermediateDriver:
         vlan, plain = take_tag(frame)
         if len(plain) < 14:
             return "short"
-        if self._is_own(plain[6:12]):
+        if self._is_own(plain[6:12], vlan):
             return "own"
         if self.monitor.saw(member, vlan, plain):
             return ""
@@ -385,23 +409,30 @@ class IntermediateDriver:
         card = self.team.cards.get(vlan)
         if card is None:
             return "vlan"
-        if not plain[0] & 1 and plain[:6] != self.mac:
+        if not plain[0] & 1 and plain[:6] != self.mac and not self.config.bridged:
             return "other"
-        if not self.config.one_link and member is not self._receiver and not self._late(member, plain):
+        if not self.config.one_link and not self._receives(member, vlan, plain):
             return "duplicate"
         member.count("rx.team", len(frame), self.clock.now())
         card.hand_up(plain)
         return ""
 
-    def _is_own(self, source: bytes) -> bool:
-        """Sent by this team itself, and come back by another member."""
+    def _is_own(self, source: bytes, vlan: int) -> bool:
+        """Sent by this team itself or a station behind it, and come back by another member."""
+        if self.stations is not None and self.stations.came_back((vlan, source), self.clock.now()):
+            return True
         if source == self.mac or (self.rdma_miniport is not None and source == self.rdma_miniport.mac):
             return True
-        return any(source == member.card.mac for member in self.members)
+        return source in [member.card.mac for member in self.members]
 
-    def _late(self, member: Member, frame: bytes) -> bool:
-        """Was it on its way to the member that received until just now?"""
-        before, when = self._before
+    def _receives(self, member: Member, vlan: int, frame: bytes) -> bool:
+        """Is this the one member that such a frame is taken from, or did it go there until just now?"""
+        home, (before, when) = self._receiver, self._before
+        station = None if self.stations is None else self.stations.table.get((vlan, frame[:6]))
+        if station is not None:
+            home, before, when = station.home, station.before, station.moved_ns
+        if member is home:
+            return True
         return member is before and not frame[0] & 1 and self.clock.now() - when <= GRACE_NS
 
     def _up_upload(self, member: Member, rdma: RdmaMiniport, frame: bytes) -> str:

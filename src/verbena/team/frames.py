@@ -24,7 +24,7 @@ class OffloadFrame(bytes):
 
     header: bytes
 
-    def __new__(cls, frame: bytes, header: bytes) -> OffloadFrame:
+    def __new__(cls, frame: bytes | memoryview, header: bytes) -> OffloadFrame:
         made = super().__new__(cls, frame)
         made.header = header
         return made

@@ -70,7 +70,8 @@ class VirtualCard(Upper):
         counters["tx"] += 1
         counters["tx.bytes"] += len(frame)
         self._trace.hop(self._layer)
-        self.known.look(frame)
+        if frame[6:12] == self.mac:  # the addresses of others are not to be announced as its own
+            self.known.look(frame)
         return self._send(self, frame)
 
     def hand_up(self, frame: bytes) -> None:
