@@ -164,6 +164,19 @@ def drops(ctx: Context) -> dict[str, int]:
     return {name: n for name, n in ctx.counters().items() if name.startswith("drop.") and n}
 
 
+def drops_unexplained(counters: dict[str, int]) -> dict[str, int]:
+    """The drops that a real, lossless wire does not explain.
+
+    A machine that pauses lets timers expire; the request is repeated, and of its two answers one comes too late.
+    """
+    repeated = counters["timeouts"] or counters["tx.retransmitted"]
+    return {
+        name: count
+        for name, count in counters.items()
+        if name.startswith("drop.") and count and not (repeated and name == "drop.stale_response")
+    }
+
+
 def pattern(n: int, seed: int = 1) -> bytes:
     """Bytes in which every place looks different."""
     return Random(seed).randbytes(n)
