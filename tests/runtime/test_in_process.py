@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from lab import drops_unexplained
 
+from lab import drops_unexplained
 from verbena import Access, Context, QPType, RecvRequest, Topology, WorkRequest, WROpcode, _pure
 from verbena.adapter.attributes import AddressVector
 from verbena.adapter.gid import UNSPECIFIED

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import drops_unexplained
 
 import verbena
+from lab import drops_unexplained
 from verbena import (
     AckPolicy,
     CompletionStatus,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import drops_unexplained
 
+from lab import drops_unexplained
 from verbena.cli.dump import dump
 
 pytestmark = pytest.mark.network("netns")
