@@ -20,7 +20,8 @@ from verbena.adapter.handlers import HandlerRecord, HandlerTable
 from verbena.adapter.run_queue import RunQueue
 from verbena.clock import Clock
 from verbena.errors import SystemLimitError
-from verbena.runtime.handler_window import Window
+from verbena.runtime.handler_window import open_window
+from verbena.runtime.status_socket import StatusSocket
 
 log = logging.getLogger("verbena")
 PATIENCE_NS = 1_000_000_000
@@ -195,11 +196,11 @@ class ThreadDispatcher:
         self._clock = clock
         self._lanes: dict[int | None, Lane] = {}
         self._own: set[int] = set()
-        self._window: Window | None = None
+        self._window: StatusSocket | None = None
 
     def attach(self, table: HandlerTable, record: HandlerRecord) -> int:
         if self._window is None:
-            self._window = Window.open(self._name, table)
+            self._window = open_window(self._name, table)
         if record.by_descriptor:
             made = record.descriptor
             if made < 0:

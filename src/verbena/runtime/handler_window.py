@@ -7,20 +7,17 @@ The thread sleeps until then, so that being visible costs a program nothing.  ``
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
-import socket
 import stat
 import tempfile
-import threading
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from verbena.adapter.handler_report import report
 from verbena.adapter.handlers import HandlerTable
+from verbena.runtime.status_socket import StatusSocket, connected, told
 
 log = logging.getLogger("verbena")
 PATIENCE_S = 2.0
@@ -41,88 +38,35 @@ def folder() -> Path | None:
     return path if private else None
 
 
-class Window:
-    """The listening socket of one adapter, and its thread."""
+def open_window(name: str, table: HandlerTable) -> StatusSocket | None:
+    """Let one adapter be seen; None where that cannot be: a program runs all the same."""
+    where = folder() if os.environ.get("VERBENA_WINDOW") != "0" else None
+    if where is None:
+        return None
 
-    def __init__(self, name: str, table: HandlerTable, path: Path, listener: socket.socket) -> None:
-        self.path = path
-        self._name = name
-        self._table = table
-        self._listener = listener
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name=f"verbena window {name}", daemon=True)
-        self._thread.start()
+    def view(_: bytes) -> dict[str, Any]:
+        return {"pid": os.getpid(), "adapter": name, **report(table)}
 
-    @classmethod
-    def open(cls, name: str, table: HandlerTable) -> Window | None:
-        """Begin to listen; None where that cannot be: a program runs all the same."""
-        where = folder() if os.environ.get("VERBENA_WINDOW") != "0" else None
-        if where is None:
-            return None
-        path = where / f"{os.getpid()}-{next(_numbers)}"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            path.unlink(missing_ok=True)  # of a process of that number that was killed
-            listener.bind(str(path))
-            listener.listen(4)
-        except OSError as error:
-            listener.close()
-            log.debug("handlers cannot be shown to other processes: %s", error)
-            return None
-        return cls(name, table, path, listener)
-
-    def _run(self) -> None:
-        while not self._ended:
-            try:
-                peer, _ = self._listener.accept()
-            except OSError:
-                return
-            with peer, contextlib.suppress(OSError):
-                if not self._ended:
-                    peer.settimeout(PATIENCE_S)
-                    peer.sendall(self._text())
-
-    def _text(self) -> bytes:
-        told = {"pid": os.getpid(), "adapter": self._name, **report(self._table)}
-        return json.dumps(told).encode() + b"\n"
-
-    def close(self) -> None:
-        """Be seen no more."""
-        if self._ended:
-            return
-        self._ended = True
-        self.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends the accept
-        if threading.current_thread() is not self._thread:
-            self._thread.join(PATIENCE_S)
-        self._listener.close()
-
-    def abandon(self) -> None:
-        """`close` in the child of a fork: the socket is the parent's."""
-        self._ended = True
-        self._listener.close()
+    path = where / f"{os.getpid()}-{next(_numbers)}"
+    try:
+        path.unlink(missing_ok=True)  # of a process of that number that was killed
+        return StatusSocket(path, view, questions=False, name=f"verbena window {name}")
+    except OSError as error:
+        log.debug("handlers cannot be shown to other processes: %s", error)
+        return None
 
 
 def look(path: Path) -> dict[str, Any] | None:
     """What one adapter tells; None where nobody is there any more, or what comes is not that."""
-    text = b""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        peer.settimeout(PATIENCE_S)
-        try:
-            peer.connect(str(path))
-            while len(text) < LARGEST and (part := peer.recv(65_536)):
-                text += part
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)  # its process was killed
-            return None
-        except OSError:
-            return None
     try:
-        told = json.loads(text)
-    except ValueError:
+        with connected(path, PATIENCE_S) as peer:
+            found = told(peer, LARGEST)
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)  # its process was killed
         return None
-    return told if isinstance(told, dict) and isinstance(told.get("handlers"), list) else None
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("handlers"), list) else None
 
 
 def look_around() -> list[dict[str, Any]]:
@@ -132,4 +76,4 @@ def look_around() -> list[dict[str, Any]]:
         return []
     named = [p for p in where.iterdir() if p.name.replace("-", "").isdigit()]
     ordered = sorted(named, key=lambda p: [int(part) for part in p.name.split("-")])
-    return [told for path in ordered if (told := look(path)) is not None]
+    return [seen for path in ordered if (seen := look(path)) is not None]

@@ -17,21 +17,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from verbena.errors import NotFound, SystemLimitError
-from verbena.runtime import namespaces
+from verbena.runtime import namespaces, status_socket
+from verbena.runtime.status_socket import StatusSocket
 
 FOLDER = Path(os.environ.get("VERBENA_RUN", "/run/verbena"))
 PATIENCE_S = 30.0
 QUESTION_S = 5.0
 LARGEST = 64 << 20
 Status = dict[str, Any]
-
-
-def _all(sock: socket.socket) -> bytes:
-    parts, size = [], 0
-    while (part := sock.recv(1 << 16)) and size < LARGEST:
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
 
 
 class Registry:
@@ -56,14 +49,10 @@ class Registry:
 
     def connected(self, name: str) -> socket.socket | None:
         """A connection to the process; None if it is not there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.settimeout(QUESTION_S)
         try:
-            sock.connect(str(self.socket_of(name)))
+            return status_socket.connected(self.socket_of(name), QUESTION_S)
         except OSError:
-            sock.close()
             return None
-        return sock
 
     def ask(self, name: str) -> Status:
         """What it tells of itself.  Raises `NotFound` if its process is gone, `SystemLimitError` if it is silent."""
@@ -76,7 +65,7 @@ class Registry:
         with sock:
             try:
                 sock.sendall(b"status\n")
-                told: Status = json.loads(_all(sock))
+                told: Status = status_socket.told(sock, LARGEST)
             except (OSError, ValueError):
                 raise SystemLimitError(
                     f"{self.what} {name} does not answer within {QUESTION_S:g} seconds"
@@ -158,18 +147,14 @@ class Registration:
         self._lock = threading.Lock()
         try:
             FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._listener = self._listen()
+            self._socket = self._listen()
             self._write()
         except OSError as error:
             raise SystemLimitError(
                 f"{error.filename or FOLDER} cannot be written: {error.strerror} (run it as root)"
             ) from None
-        self._thread = threading.Thread(
-            target=self._serve, name=f"verbena {registry.command} status", daemon=True
-        )
-        self._thread.start()
 
-    def _listen(self) -> socket.socket:
+    def _listen(self) -> StatusSocket:
         registry, name = self.registry, self.name
         sock = registry.connected(name)
         if sock is not None:
@@ -178,12 +163,8 @@ class Registration:
                 f"a {registry.what} {name} is up already: verbena {registry.command} down {name} ends it"
             )
         registry.clean(name)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        path = registry.socket_of(name)
-        listener.bind(str(path))
-        os.chmod(path, 0o600)
-        listener.listen(8)
-        return listener
+        thread = f"verbena {registry.command} status"
+        return StatusSocket(registry.socket_of(name), self._told, questions=True, name=thread)
 
     def _write(self) -> None:
         path = self.registry.file_of(self.name)
@@ -206,29 +187,18 @@ class Registration:
         with self._lock:
             self._namespaces.clear()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            with sock, contextlib.suppress(OSError, ValueError):
-                sock.settimeout(QUESTION_S)
-                line = sock.recv(64)
-                if line == b"status\n":
-                    sock.sendall(json.dumps(self._status()).encode())
-                elif line == b"down\n":
-                    self._down()
+    def _told(self, question: bytes) -> Status | None:
+        if question == b"status":
+            return self._status()
+        if question == b"down":
+            self._down()
+        return None
 
     def close(self) -> None:
         """It is up no longer."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
+        self._socket.close()
         if self._namespaces:
             self.registry.clean(self.name)
-        self.registry.socket_of(self.name).unlink(missing_ok=True)
         self.registry.file_of(self.name).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
