@@ -6,7 +6,10 @@ Markers:
 * ``loopback``: uses real sockets on loopback addresses;
 * ``network("netns", "tap", "raw")``: needs these rights on the machine's network (none named: "netns"), and is
   skipped where they are missing;
-* ``slow``: takes more than a few seconds.
+* ``slow``: takes more than a few seconds;
+* ``compiled``: programs in real time, which uncompiled do the same in more time: left out of the run with
+  ``VERBENA_PURE=1``.  The tests of each package compare what is compiled with its plain twin, and some of these
+  programs run both ways: ``compiled(False)`` takes a test out of its module's mark.
 
 Tests marked ``loopback`` or ``network`` run one after another, in one worker.
 """
@@ -43,6 +46,7 @@ MARKERS = (
     "loopback: uses real sockets on loopback addresses; runs in one worker",
     "network(*rights): needs rights on the machine's network: netns (default), tap, raw; runs in one worker",
     "slow: takes more than a few seconds",
+    "compiled(only=True): programs in real time, left out where VERBENA_PURE is set",
 )
 
 
@@ -71,10 +75,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("VERBENA_PURE"):
+        left_out = [item for item in items if compiled_only(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not compiled_only(item)]
     for item in items:
         if item.get_closest_marker("network") or item.get_closest_marker("loopback"):
             item.add_marker(pytest.mark.xdist_group(ONE_WORKER))
+
+
+def compiled_only(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("compiled")
+    return mark is not None and mark.args != (False,)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,7 +16,7 @@ from cli.processes import end, read_until, start, verbena
 from verbena import open_fabric_device
 from verbena.wire import LinkType, read_capture
 
-pytestmark = pytest.mark.loopback
+pytestmark = [pytest.mark.loopback, pytest.mark.compiled]
 
 FILE = """
 name: small

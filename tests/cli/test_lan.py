@@ -19,6 +19,8 @@ from verbena.errors import NotFound
 from verbena.runtime import namespaces, registry
 from verbena.scenario.load import load_fabric
 
+pytestmark = pytest.mark.compiled
+
 FILE = """
 name: {name}
 hosts:
@@ -62,6 +64,7 @@ def inside(host: str, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.compiled(False)
 @real
 def test_up_status_down(file: Path) -> None:
     process = start("lan", "up", file)

@@ -12,6 +12,8 @@ import pytest
 from cli.processes import Ended, end, free_port, server, two_addresses, verbena
 from verbena.cli.perf_runs import PEAK_PARTS, _peak
 
+pytestmark = pytest.mark.compiled
+
 HELLO: dict[str, Any] = {
     "protocol": "verbena perf 1",
     "operation": "write",

@@ -19,6 +19,8 @@ from verbena.adapter.gid import Gid
 from verbena.cli.pingpong import ADDRESS_BYTES, format_address, parse_address
 from verbena.errors import ConnectError
 
+pytestmark = pytest.mark.compiled
+
 # What ibv_rc_pingpong sent: tests/golden/rc_pingpong.pcap.
 FROM_C = b"0000:000011:245a78:00000000000000000000ffff0a4d0003\0"
 RESULT = re.compile(
@@ -95,6 +97,7 @@ def test_datagrams(size: int) -> None:
     assert results(*both("ud", "-s", size, "-n", 20, "-c")) == [(2 * 20 * size, 20)] * 2
 
 
+@pytest.mark.compiled(False)
 @pytest.mark.loopback
 @pytest.mark.parametrize("service", ["rc", "uc", "ud"])
 def test_events_and_a_single_receive_buffer(service: str) -> None:
@@ -102,6 +105,7 @@ def test_events_and_a_single_receive_buffer(service: str) -> None:
     assert results(*both(service, "-e", "-r", 2, "-n", 30)) == [(2 * 30 * size, 30)] * 2
 
 
+@pytest.mark.compiled(False)
 @pytest.mark.loopback
 def test_it_prints_what_the_c_program_prints() -> None:
     one, other = both("rc", "-n", 5)

@@ -208,6 +208,7 @@ def test_a_host_that_dies(which: int, tmp_path: Path) -> None:
     assert not any(host.is_running() for host in hosts)
 
 
+@pytest.mark.compiled
 @pytest.mark.loopback
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_host_outlives_its_parent(how: signal.Signals, tmp_path: Path) -> None:

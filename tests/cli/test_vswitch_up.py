@@ -22,6 +22,8 @@ from verbena.runtime.shm_port import open_card
 from verbena.runtime.stream_port import LENGTH
 from verbena.scenario.vswitch_report import load_switch_file
 
+pytestmark = pytest.mark.compiled
+
 NAME = f"verbena-vs-{os.getpid()}"
 FILE = """
 name: {name}
@@ -103,6 +105,7 @@ def test_up_status_down(file: Path) -> None:
     assert (none.status, none.sentence) == (1, "verbena vswitch status: no virtual switch is up")
 
 
+@pytest.mark.compiled(False)
 @pytest.mark.loopback
 def test_programs_and_virtual_machines_come_and_go(file: Path) -> None:
     file.write_text(PROGRAMS.format(name=NAME, folder=file.parent))

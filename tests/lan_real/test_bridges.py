@@ -17,7 +17,7 @@ from verbena.runtime import namespaces
 from verbena.runtime.namespaces import inside
 from verbena.runtime.real_lan import Place
 
-pytestmark = pytest.mark.network("netns", "tap", "raw")
+pytestmark = [pytest.mark.network("netns", "tap", "raw"), pytest.mark.compiled]
 KIND = 0x88B5
 
 

@@ -11,6 +11,7 @@ import pytest
 from tap_lab import eventually, lab, needs, star
 
 pytestmark = [
+    pytest.mark.compiled,
     pytest.mark.network("netns", "tap", "raw"),
     pytest.mark.skipif(needs("tshark") is not None, reason="needs the program tshark"),
     pytest.mark.skipif(needs("tcpdump") is not None, reason="needs the program tcpdump"),

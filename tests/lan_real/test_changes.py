@@ -16,7 +16,7 @@ from verbena import InvalidAttributeError, SystemLimitError, _pure
 from verbena.runtime import namespaces
 from verbena.runtime.real_lan import Place
 
-pytestmark = pytest.mark.network("netns", "tap", "raw")
+pytestmark = [pytest.mark.network("netns", "tap", "raw"), pytest.mark.compiled]
 SIZE = 48 << 20 if _pure.compiled() else 1 << 20  # bytes; an eighth crosses before a cable is pulled
 FAST = real_config(query_interval_ns=300_000_000)
 

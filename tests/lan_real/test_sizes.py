@@ -14,7 +14,7 @@ from verbena.lan.host import Host
 from verbena.lan.node import LanNode
 from verbena.runtime.tap import LARGEST_MTU
 
-pytestmark = pytest.mark.network("netns", "tap", "raw")
+pytestmark = [pytest.mark.network("netns", "tap", "raw"), pytest.mark.compiled]
 KIND = 0x88B5
 SIZES = (60, 61, 255, 256, 257, 1514, 4095, 4096, 4097, 9014, 32_768, 65_534, 65_535)
 if not _pure.compiled():

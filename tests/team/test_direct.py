@@ -23,7 +23,7 @@ from verbena.runtime.direct_streams import open_connection, start_server
 from verbena.team.offload.policy import ConnectionParameters
 from verbena.team.offload.states import MILLISECOND, Path, SessionState
 
-pytestmark = pytest.mark.loopback
+pytestmark = [pytest.mark.loopback, pytest.mark.compiled]
 NET = f"127.{80 + os.getpid() % 40}"
 SETTINGS = replace(
     REAL, slot_size=1 << 14, send_buffer=1 << 18, receive_buffer=1 << 18, tcp_in_flight=1 << 16

@@ -24,6 +24,8 @@ from verbena.runtime.namespaces import inside
 from verbena.runtime.tap import missing_permission
 from verbena.scenario.team_file import parse_team
 
+pytestmark = pytest.mark.compiled
+
 network = pytest.mark.network("netns", "tap", "raw")
 PATIENT = 40
 
@@ -226,6 +228,7 @@ def test_nobody_but_the_team_answers_for_its_addresses(world: World) -> None:
             assert entry["lladdr"] == card["address"], other
 
 
+@pytest.mark.compiled(False)
 @network
 def test_the_administrator_s_commands(world: World) -> None:
     def verbena(*words: str) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,8 @@ from verbena.wire.offload import checksum
 from vswitch.lab import mac
 from vswitch.real_lab import card
 
+pytestmark = pytest.mark.compiled
+
 QEMU = shutil.which("qemu-system-x86_64")
 GUEST = bytes.fromhex("525400000001")
 SERVER, OFFERED = bytes((10, 85, 0, 9)), bytes((10, 85, 0, 1))
