@@ -143,16 +143,6 @@ class Site(World):
         self.b = Server(self, "b", 2, machines, bridged=bridged)
         self.settle(500 * MS)  # announcements are over
 
-    def dropped(self) -> dict[str, int]:
-        """Without the copies of group packets for ports that have no link: counted there, but never made."""
-        found = super().dropped()
-        never_made = sum(found.values()) - self.core.statistics()["dropped"]
-        for key in [key for key in found if key.endswith("drop_link_down")]:
-            less = min(max(never_made, 0), found[key])
-            found[key] -= less
-            never_made -= less
-        return found
-
     def until(self, ready: Any, milliseconds: float = 20_000) -> None:
         """Let time pass until it is so; fails if it never is."""
         end = self.now + round(milliseconds * MS)

@@ -372,11 +372,15 @@ class Crossbar(Smi):
 
     @cython.final
     def replicate(self, q, p):
-        """Copy the head to its outputs; each copy is a queue of its own until it has left."""
+        """Copy the head to its outputs; each copy is a queue of its own until it has left.
+
+        An output that does not take it has dropped a copy, and counted it.
+        """
         node = q.port.node
         number: cython.int
         at: cython.int = p.dlid - FIRST_MULTICAST
         made: cython.int = 0
+        refused: cython.int = 0
         first = NO_QUEUE
         if at < node.mft_size:
             for number in range(1, node.ports + 1):
@@ -386,6 +390,7 @@ class Crossbar(Smi):
                     continue
                 o = self.check_output(q, p, node.port[number])
                 if not o:
+                    refused += 1
                     continue
                 copy = self.new_queue(q.port, q.lane, q.inbound)
                 copy.owner, copy.is_copy = q, True
@@ -395,11 +400,17 @@ class Crossbar(Smi):
                 self.append(copy, self.copy_of(p))
                 made += 1
         if made == 0:
-            self.fate = FATE_DROPPED
-            q.port.counters[DROP_MFT] += 1
+            self.fate = FATE_DROPPED  # which counts one drop
+            if refused == 0:
+                q.port.counters[DROP_MFT] += 1
+                return
+            refused -= 1
+            self.replicated += refused
+            self.dropped += refused
             return
         self.fate = FATE_COPIED
-        self.replicated += made - 1
+        self.replicated += made + refused - 1
+        self.dropped += refused
         q.sending = self.take_head(q)
         p.came_ps = p.tail_ps
         q.copies = made

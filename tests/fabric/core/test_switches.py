@@ -231,6 +231,24 @@ def test_multicast_reaches_all_but_its_sender(flits: bool) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("closed", [1, 2, 3])
+def test_an_output_that_takes_no_copy_has_dropped_one(flits: bool, closed: int) -> None:
+    net = star(4, flits=flits)
+    net.core.set_mft(net.switches[0], 0xC005, [1, 2, 3, 4])
+    for host in range(1, closed + 1):
+        net.core.disconnect(net.cables[host][1])
+    before = net.core.statistics()
+    net.core.inject(net.hosts[0], packet(0xC005, b"all"))
+    found = net.settle()
+    after = net.core.statistics()
+    assert sorted(d[1] for d in found) == net.hosts[closed + 1 :]
+    assert net.drops(net.switches[0]) == {"drop_link_down": closed}
+    assert after["dropped"] - before["dropped"] == closed
+    assert after["replicated"] - before["replicated"] == 2, "three go out, of which one is the original"
+    assert net.balanced()
+
+
+@BOTH
 @pytest.mark.parametrize("way", ["in", "out"])
 def test_foreign_partitions_are_dropped_and_reported(flits: bool, way: str) -> None:
     net = star(2, flits=flits)
