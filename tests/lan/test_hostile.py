@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -16,7 +17,9 @@ from verbena.lan import LanConfig
 from verbena.lan.datagrams import QKEY
 from verbena.lan.message import HEADER, HEADER_SIZE, VERSION, Flags, Kind, NodeInfo, parse_header
 from verbena.lan.reassembly import Reassembly
+from verbena.management.datagrams import MadAddress
 from verbena.transport.kinds import QPType
+from verbena.wire.cm import DREQ, REJ, REQ, RejectReason, TransportService, cm_mad
 from verbena.wire.errors import DecodeError
 
 
@@ -148,6 +151,50 @@ def test_a_node_that_claims_anothers_lid() -> None:
     assert lan.drops("h1")["drop.rx.other_queue_pair"] == 1  # h0's card has another queue pair
     rogue.say("h1", rogue.message(lie.pack(), kind=Kind.HELLO, lid=lan.lid("h2")))
     assert lan.drops("h1")["drop.rx.claimed_lid"] == 2
+
+
+def test_a_connection_request_in_anothers_name() -> None:
+    """h0, who knows h2's LID, GID, queue pair and identifiers, asks h1 in its name for a channel, and to end one."""
+    lan = star(3)
+    assert lan.reaches("h2", "h1")
+    station = lan.driver("h1").station
+    friend = station.peers.at(lan.lid("h2"))
+    assert friend.channel is not None
+    asked = next(comm for channel, comm in station.channels._comms.items() if channel is friend.channel)
+    rogue = lan.driver("h0").station.channels
+    channel = friend.channel
+    there = lan.driver("h2").station
+    theirs = next(iter(there.channels._comms.values()))
+    request = REQ(
+        local_comm_id=77,
+        service_id=station.config.service_id,
+        local_ca_guid=lan.device("h2").adapter.limits.node_guid,
+        local_qpn=there.peers.at(lan.lid("h1")).channel.qp.qp_num,
+        transport_service=TransportService.UC,
+        path_mtu=5,
+        srq=True,
+        primary_local_lid=lan.lid("h2"),
+        primary_remote_lid=lan.lid("h1"),
+        primary_local_gid=friend.gid,
+        primary_remote_gid=station.gid,
+        primary_subnet_local=True,
+    )
+    for message in (
+        request,
+        replace(request, primary_local_lid=lan.lid("h0")),
+        DREQ(theirs.local_id, asked.local_id, channel.qp.qp_num),
+        REJ(theirs.local_id, asked.local_id, reason=RejectReason.STALE_CONNECTION),
+    ):
+        rogue._gsi.send(MadAddress(lan.lid("h1")), cm_mad(message).pack())
+        lan.settle(MS)
+    drops = lan.drops("h1")
+    assert (drops["drop.rx.claimed_lid"], drops["drop.rx.claimed_port"]) == (1, 1)
+    lan.settle(SECOND)
+    assert friend.channel is channel
+    assert not channel.closed
+    assert lan.reaches("h1", "h2")
+    assert lan.reaches("h2", "h1")
+    assert lan.reaches("h0", "h1")
 
 
 def test_malformed_messages_by_the_hundred(seed: int) -> None:

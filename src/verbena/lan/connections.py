@@ -44,7 +44,7 @@ class ChannelManager:
     """Datagram queue pairs found, and channels made, for one card.
 
     describe: what this node says of itself.  asked_by: is told the LID of who asks for the datagram queue pair.
-    peer_of: who has a LID, made known if need be; None refuses.
+    peer_of: who has a LID, made known if need be; None refuses.  claims: is a GID not the one of who has this LID?
     admit: may there be one more channel, asked for by this peer?  ready: a channel can be used now, or (None) will not
     be made.
     """
@@ -62,6 +62,7 @@ class ChannelManager:
         describe: Callable[[], NodeInfo],
         asked_by: Callable[[int], None],
         peer_of: Callable[[int, bytes], Peer | None],
+        claims: Callable[[int, bytes], bool],
         admit: Callable[[Peer], bool],
         ready: Callable[[Peer, Channel | None], None],
     ) -> None:
@@ -76,6 +77,7 @@ class ChannelManager:
         self._describe = describe
         self._asked_by = asked_by
         self._peer_of = peer_of
+        self._claims = claims
         self._admit = admit
         self._ready = ready
         self._adapter: Any = adapter
@@ -128,6 +130,9 @@ class ChannelManager:
                     self.counters["drop.rx.claimed_lid"] += 1
                     return True
                 gid = message.primary_local_gid
+                if self._claims(source.lid, gid):  # or another's port: its connections would be ended for it
+                    self.counters["drop.rx.claimed_port"] += 1
+                    return True
                 self._note(gid, source)
             else:
                 if not self.manager.knows(int.from_bytes(mad[REMOTE_COMM_ID], "big")):

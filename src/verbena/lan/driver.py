@@ -168,6 +168,7 @@ class Driver:
             describe=station.describe,
             asked_by=self.list.asked_by,
             peer_of=self.neighbourhood.peer_of,
+            claims=self.neighbourhood.claims,
             admit=station.policy.may_accept,
             ready=self._channel_ready,
         )

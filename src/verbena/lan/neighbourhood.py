@@ -223,7 +223,18 @@ class Neighbourhood:
                 self.ask(peer)
         elif peer is not None and not peer.gid:
             peer.gid = gid
+            self.by_guid[int.from_bytes(gid[8:], "big")] = peer
         return peer
+
+    def claims(self, lid: int, gid: bytes) -> bool:
+        """Is a GID not that of the port with this LID, as far as one knows?
+
+        A port that has moved says HELLO before it asks for channels, and subnet administration is asked then.
+        """
+        peer = self._station.peers.at(lid)
+        if peer is not None and peer.gid:
+            return peer.gid != gid
+        return gid[:8] != self._station.gid[:8] or int.from_bytes(gid[8:], "big") in self.by_guid
 
     # --- what nodes say -------------------------------------------------------------------------------------------
 
