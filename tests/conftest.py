@@ -7,9 +7,9 @@ Markers:
 * ``network("netns", "tap", "raw")``: needs these rights on the machine's network (none named: "netns"), and is
   skipped where they are missing;
 * ``slow``: takes more than a few seconds;
-* ``compiled``: programs in real time, which uncompiled do the same in more time: left out of the run with
-  ``VERBENA_PURE=1``.  The tests of each package compare what is compiled with its plain twin, and some of these
-  programs run both ways: ``compiled(False)`` takes a test out of its module's mark.
+* ``compiled``: programs, most of them in real time, which uncompiled do the same in much more time: left out of the
+  run with ``VERBENA_PURE=1``.  The tests of each package compare what is compiled with its plain twin, and some of
+  these programs run both ways: ``compiled(False)`` takes a test out of its module's mark.
 
 Tests marked ``loopback`` or ``network`` run one after another, in one worker.
 """
@@ -46,7 +46,7 @@ MARKERS = (
     "loopback: uses real sockets on loopback addresses; runs in one worker",
     "network(*rights): needs rights on the machine's network: netns (default), tap, raw; runs in one worker",
     "slow: takes more than a few seconds",
-    "compiled(only=True): programs in real time, left out where VERBENA_PURE is set",
+    "compiled(only=True): long programs, left out where VERBENA_PURE is set",
 )
 
 

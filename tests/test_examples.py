@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from scenario.fabrics import NET
-from verbena import _pure
 from verbena.scenario.load import parse_fabric
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,17 +30,23 @@ PAGES = {
 REAL: dict[str, list[str]] = {"two_adapters": [f"{NET}.11", f"{NET}.12"], "fabric_processes": []}
 
 
+LONG = ("fabric", "machines")
+
+
 def parameters() -> list[object]:
+    """The examples; a long one takes a minute uncompiled, and other tests run the same both ways."""
     return [
-        pytest.param(path, id=path.stem, marks=pytest.mark.loopback if path.stem in REAL else ())
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=[pytest.mark.loopback] * (path.stem in REAL) + [pytest.mark.compiled] * (path.stem in LONG),
+        )
         for path in SCRIPTS
     ]
 
 
 @pytest.mark.parametrize("path", parameters())
 def test_an_example_prints_what_the_guide_shows(path: Path) -> None:
-    if path.stem == "fabric" and not _pure.compiled():
-        pytest.skip("a minute uncompiled; other tests run the same fabrics both ways")
     command = [sys.executable, str(path), *REAL.get(path.stem, [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
