@@ -67,6 +67,27 @@ def test_a_standby_takes_over_with_the_same_lids() -> None:
     assert "s3" not in {node.name for node in second.subnet.nodes.values()}
 
 
+def test_a_new_master_clears_the_multicast_tables_of_the_old_one() -> None:
+    net = Net(redundant_topology())
+    first = manager_on(net, "h1", SubnetManagerConfig(priority=5))
+    second = manager_on(net, "h2", SubnetManagerConfig(priority=4))
+    wait(net, [SmState.MASTER, SmState.STANDBY], first, second)
+    everybody = frozenset(net.topology.nodes[name].port_guid(1) for name in ("h1", "h2", "h3"))
+    first.set_groups({0xC001: everybody, 0xC055: everybody})
+    net.run(SECOND)
+    used = {name: hardware.mft for name, hardware in net.hardware.items() if hardware.mft}
+    assert {place for tables in used.values() for place in tables} >= {(0, 0), (2, 0)}
+    first.stop()
+    wait(net, [SmState.NOT_ACTIVE, SmState.MASTER], first, second)
+    net.run(SECOND)
+    assert not any(any(masks) for tables in used.values() for masks in tables.values())
+    second.set_groups({0xC055: everybody})
+    net.run(SECOND)
+    masks = [tables.get((2, 0)) for tables in used.values()]
+    assert any(masks)
+    assert all(not any(found[:21] + found[22:]) for found in masks if found)
+
+
 def test_a_standby_takes_over_when_the_masters_node_dies() -> None:
     net = Net(redundant_topology())
     first = manager_on(net, "h1", SubnetManagerConfig(priority=5))

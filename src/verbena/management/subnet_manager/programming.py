@@ -6,7 +6,7 @@ what is right already is not written again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,6 +48,16 @@ _UNCHANGED: dict[str, Any] = {
 }
 """What a SubnSet(PortInfo) sends where it changes nothing."""
 _EMPTY_BLOCK = bytes([NO_PORT]) * LFT_BLOCK
+
+
+def _held(node: SubnetNode) -> list[tuple[int, int]]:
+    """The places of a multicast table that a switch may have from an earlier manager (14.2.5.4, MulticastFDBTop)."""
+    info = node.switch_info
+    if info is None or info.multicast_fdb_top < FIRST_MULTICAST_LID:
+        return []
+    held = min(info.multicast_fdb_top - FIRST_MULTICAST_LID + 1, info.multicast_fdb_cap)
+    positions = node.info.num_ports // 16 + 1
+    return [(block, position) for block in range(-(-held // MFT_BLOCK)) for position in range(positions)]
 
 
 class Programmer:
@@ -308,13 +318,22 @@ class Programmer:
                 self._warn(f"multicast LID {mlid:#x}: LIDs {unreached} cannot be reached")
         for node in self._subnet.switches:
             places = wanted.get(node.guid, {})
-            for place in sorted({*places, *node.mft}):
+            yield from self._raise_top(node, places)
+            for place in sorted({*places, *node.mft, *_held(node)}):
                 data = MulticastForwardingTable(tuple(places.get(place, ()))).pack()
                 if data != node.mft.get(place):
                     self._statistics.mft_blocks += 1
                     modifier = place[1] << 28 | place[0]
                     done = partial(self._masks_are, node, place, data)
                     yield tell(AttributeId.MULTICAST_FORWARDING, modifier, node.path, data, done)
+
+    def _raise_top(self, node: SubnetNode, places: Iterable[tuple[int, int]]) -> Iterator[Question]:
+        """Let the switch say how far its multicast table is used, for the next manager."""
+        info = node.switch_info
+        top = max((FIRST_MULTICAST_LID + (block + 1) * MFT_BLOCK - 1 for block, _ in places), default=0)
+        if info is not None and top > info.multicast_fdb_top:
+            sent = replace(info, multicast_fdb_top=top, port_state_change=False)
+            yield tell(AttributeId.SWITCH_INFO, 0, node.path, sent.pack(), partial(self._switch_is, node))
 
     def _masks_are(
         self, node: SubnetNode, place: tuple[int, int], sent: bytes, status: int | None, data: bytes
