@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -86,6 +89,60 @@ def test_curl(net: Lab, tmp_path: Path, seed: int) -> None:
             got = tmp_path / "got"
             net.run("a", "curl", "-sS", "-o", str(got), f"http://{address}:8080/file", timeout=120)
             assert hashlib.sha256(got.read_bytes()).digest() == hashlib.sha256(data).digest()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.mark.skipif(needs("sshd") is not None or os.geteuid() != 0, reason="needs sshd, as root")
+def test_ssh_and_scp(net: Lab, tmp_path: Path, seed: int) -> None:
+    for key in ("host", "user"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)], check=True, timeout=60
+        )
+    config = f"""
+        Port 2222
+        HostKey {tmp_path}/host
+        AuthorizedKeysFile {tmp_path}/user.pub
+        StrictModes no
+        PermitRootLogin yes
+        PidFile none
+        Subsystem sftp internal-sftp
+    """
+    (tmp_path / "config").write_text(config)
+    Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself in before anybody has logged in
+    options = [
+        "-i",
+        f"{tmp_path}/user",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ]
+    data = random.Random(seed).randbytes(TRANSFER // 8)
+    (tmp_path / "data").write_bytes(data)
+    sshd = shutil.which("sshd")
+    assert sshd is not None
+    server = net.start("b", sshd, "-D", "-e", "-f", str(tmp_path / "config"))
+    try:
+        assert server.stdout
+        eventually(lambda: "listening on ::" in server.stdout.readline(), "sshd listens")
+        for client, address in ((net.ip("a"), net.ip("b")), (net.ip6("a"), net.ip6("b"))):
+            told = net.run(
+                "a", "ssh", "-p", "2222", *options, f"root@{address}", "echo $SSH_CONNECTION"
+            ).stdout
+            assert told.split()[::2] == [client, address]
+        net.run(
+            "a",
+            "scp",
+            "-P",
+            "2222",
+            *options,
+            f"root@{net.ip('b')}:{tmp_path}/data",
+            f"{tmp_path}/got",
+            timeout=120,
+        )
+        assert (tmp_path / "got").read_bytes() == data
     finally:
         server.kill()
         server.communicate()
