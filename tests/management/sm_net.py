@@ -236,6 +236,26 @@ class Net:
             assert following <= end, "it takes too long"
             self.clock.step()
 
+    def flood(self, source: PortId, mlid: int) -> set[PortId]:
+        """Where a multicast packet arrives; fails if it arrives anywhere twice."""
+        first = self.topology.peer(source)
+        assert first is not None
+        edge, arrived = [first], set()
+        for _ in range(100):
+            if not edge:
+                return arrived
+            at = edge.pop()
+            if self.topology.nodes[at.node].kind is not NodeKind.SWITCH:
+                assert at not in arrived
+                arrived.add(at)
+                continue
+            for port in self.agents[at.node].tables.multicast_ports(mlid):
+                if port != at.port:
+                    there = self.topology.peer(PortId(at.node, port))
+                    assert there is not None
+                    edge.append(there)
+        raise AssertionError("the packet runs in circles")
+
     def data_path(self, source: PortId, dlid: int) -> list[str] | None:
         """The nodes that a data packet crosses from an adapter's port to a LID; None if it does not arrive."""
         name, port, seen = source.node, source.port, [source.node]

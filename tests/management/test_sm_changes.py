@@ -204,3 +204,32 @@ def test_statistics_add_up() -> None:
     s = manager.statistics
     assert s.smps_sent == s.answers + s.repeated + s.timeouts
     assert 0 < s.discovery_ns <= s.lids_ns <= 60 * SECOND
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_groups_that_change_in_quick_succession(loss: float, seed: int) -> None:
+    """Writes are lost and repeated; what is in the switches at last is what was wanted last."""
+    topology = redundant_topology()
+    net = Net(topology, seed=seed)
+    manager = manager_on(net, "h1")
+    settle(net, manager)
+    random = Random(seed)
+    ports = [topology.nodes[name].port_guid(1) for name in ("h1", "h2", "h3")]
+    wanted = {}
+    for _ in range(60):
+        net.loss = loss
+        for _ in range(random.randrange(1, 8)):
+            members = (frozenset(random.sample(ports, random.randrange(4))) for _ in range(2))
+            wanted = dict(zip((0xC001, 0xC041), members, strict=True))
+            manager.set_groups(wanted)
+            net.run(random.randrange(2 * manager.config.timeout_ns))
+        net.loss = 0.0
+        net.run(60 * SECOND)
+        assert manager.is_settled
+        for mlid, members in wanted.items():
+            for name, guid in zip(("h1", "h2", "h3"), ports, strict=True):
+                if guid in members:
+                    reached = net.flood(PortId(name, 1), mlid)
+                    assert {topology.nodes[end.node].port_guid(end.port) for end in reached} == members - {
+                        guid
+                    }

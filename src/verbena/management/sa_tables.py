@@ -124,7 +124,8 @@ class SubnetTables:
     def _multicast(self, end: SubnetPort, _: SaRequest) -> Iterator[Record]:
         if end.node.is_switch:
             for (block, position), masks in sorted(end.node.mft.items()):
-                yield MulticastForwardingTableRecord(end.lid, position, block=block, masks=bytes(masks))
+                if any(masks):
+                    yield MulticastForwardingTableRecord(end.lid, position, block=block, masks=bytes(masks))
 
     def _links(self, end: SubnetPort, request: SaRequest) -> Iterator[Record]:
         for port in end.node.ports.values() if end.node.is_switch else [end]:

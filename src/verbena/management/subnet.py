@@ -79,7 +79,8 @@ class SubnetNode:
     """A channel adapter, switch or router.
 
     name: its NodeDescription.  path: a directed route from the manager's node.  lft: of a switch, the blocks of 64 LIDs
-    of its linear forwarding table as last written and confirmed; `mft` likewise, by (block, position).
+    of its linear forwarding table as last written and confirmed; `mft` likewise, by (block, position), and empty bytes
+    where a block was written and is not confirmed.
     """
 
     guid: int

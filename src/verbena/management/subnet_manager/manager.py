@@ -25,6 +25,7 @@ from verbena.management.subnet import Subnet, SubnetPort
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.management.subnet_manager.discovery import Discovery
 from verbena.management.subnet_manager.events import Statistics, SubnetEvent, SubnetEventKind
+from verbena.management.subnet_manager.group_writer import GroupWriter
 from verbena.management.subnet_manager.lids import LidTable
 from verbena.management.subnet_manager.light_sweep import LightSweep
 from verbena.management.subnet_manager.pictures import assign_lids, carry_over, in_service
@@ -76,6 +77,7 @@ class SubnetManager:
         self._store = store
         self._listeners = [on_event] if on_event is not None else []
         self._client = SmpClient(port, clock, config, self.statistics, guid)
+        self._writer = GroupWriter(self._client, self._repair)
         self._roles = Roles(self, self._client, port, clock)
         self._traps = TrapReceiver(self, port)
         self._discovery: Discovery | None = None
@@ -118,7 +120,7 @@ class SubnetManager:
     def stop(self) -> None:
         """Fall silent: nothing is sent or answered any more."""
         self._running = False
-        self._client.abandon()
+        self._abandon()
         self._roles.end()
         for timer in (self._timer, self._soon):
             if timer is not None:
@@ -135,7 +137,7 @@ class SubnetManager:
     @property
     def is_settled(self) -> bool:
         """Nothing is under way, or waits to begin soon."""
-        return not self._sweeping and self._soon is None
+        return not self._sweeping and self._soon is None and not self._writer.busy
 
     def settings(self) -> dict[str, str]:
         """The configuration in words, keys left out, as the store keeps it."""
@@ -183,8 +185,18 @@ class SubnetManager:
 
     def _write_groups(self) -> None:
         if self._programmer is not None and self.state is SmState.MASTER:
-            for question in self._programmer.multicast(self.groups):
-                self._client.put(question)
+            self._writer.write(partial(self._programmer.multicast, self.groups))
+
+    def _repair(self) -> None:
+        """A switch has not taken a group: look at everything again, some times at once, then with the next look."""
+        self._imperfect += 1
+        if self._imperfect <= self.config.resweeps:
+            self.sweep_soon()
+
+    def _abandon(self) -> None:
+        """Whatever has been asked is of no use any more."""
+        self._client.abandon()
+        self._writer.forget()
 
     def report(self, kind: SubnetEventKind, text: str, guid: int = 0, lid: int = 0, trap: int = 0) -> None:
         """Tell the listeners, and remember it for the store."""
@@ -218,7 +230,7 @@ class SubnetManager:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._client.abandon()  # a light sweep's, whose answers are of no use any more
+        self._abandon()  # a light sweep's, whose answers are of no use any more
         self.statistics.heavy_sweeps += 1
         self._began_ns = self._clock.now()
         self._discovery = Discovery(
@@ -423,7 +435,7 @@ class SubnetManager:
 
     def step_down(self) -> None:
         """Another one is master: stop whatever is under way."""
-        self._client.abandon()
+        self._abandon()
         self._sweeping = self._again = False
         for timer in (self._timer, self._soon):
             if timer is not None:

@@ -48,16 +48,22 @@ _UNCHANGED: dict[str, Any] = {
 }
 """What a SubnSet(PortInfo) sends where it changes nothing."""
 _EMPTY_BLOCK = bytes([NO_PORT]) * LFT_BLOCK
+EMPTY_MASKS = MulticastForwardingTable(()).pack()
+UNKNOWN = b""
+"""Of a block of a multicast table, while nobody can say what the switch has there."""
 
 
-def _held(node: SubnetNode) -> list[tuple[int, int]]:
-    """The places of a multicast table that a switch may have from an earlier manager (14.2.5.4, MulticastFDBTop)."""
-    info = node.switch_info
-    if info is None or info.multicast_fdb_top < FIRST_MULTICAST_LID:
+def _held(info: SwitchInfo, ports: int) -> list[tuple[int, int]]:
+    """The places of a multicast table in which something may be, of this manager or an earlier one.
+
+    14.2.5.4, MulticastFDBTop: 0 in a switch that nobody has written to since it came up.
+    """
+    if info.multicast_fdb_top < FIRST_MULTICAST_LID:
         return []
     held = min(info.multicast_fdb_top - FIRST_MULTICAST_LID + 1, info.multicast_fdb_cap)
-    positions = node.info.num_ports // 16 + 1
-    return [(block, position) for block in range(-(-held // MFT_BLOCK)) for position in range(positions)]
+    return [
+        (block, position) for block in range(-(-held // MFT_BLOCK)) for position in range(ports // 16 + 1)
+    ]
 
 
 class Programmer:
@@ -319,9 +325,11 @@ class Programmer:
         for node in self._subnet.switches:
             places = wanted.get(node.guid, {})
             yield from self._raise_top(node, places)
-            for place in sorted({*places, *node.mft, *_held(node)}):
+            held = _held(node.switch_info, node.info.num_ports) if node.switch_info is not None else []
+            for place in sorted({*places, *node.mft, *held}):
                 data = MulticastForwardingTable(tuple(places.get(place, ()))).pack()
                 if data != node.mft.get(place):
+                    node.mft[place] = UNKNOWN  # until it is confirmed
                     self._statistics.mft_blocks += 1
                     modifier = place[1] << 28 | place[0]
                     done = partial(self._masks_are, node, place, data)
@@ -333,6 +341,10 @@ class Programmer:
         top = max((FIRST_MULTICAST_LID + (block + 1) * MFT_BLOCK - 1 for block, _ in places), default=0)
         if info is not None and top > info.multicast_fdb_top:
             sent = replace(info, multicast_fdb_top=top, port_state_change=False)
+            held = set(_held(info, node.info.num_ports))
+            for place in _held(sent, node.info.num_ports):
+                if place not in held:
+                    node.mft.setdefault(place, EMPTY_MASKS)
             yield tell(AttributeId.SWITCH_INFO, 0, node.path, sent.pack(), partial(self._switch_is, node))
 
     def _masks_are(
