@@ -90,8 +90,9 @@ class SocketLoop:
             now = self.now()
             if now >= end:
                 raise TimeoutError
-            while self._later and self._later[0][0] <= now:
+            if self._later and self._later[0][0] <= now:
                 heapq.heappop(self._later)[2]()
+                continue
             wait = min(end, self._later[0][0] if self._later else end) - self.now()
             # Rounded down to what the kernel waits in: what is due sooner than that is looked for at once.
             for key, _ in self._selector.select(max(0, wait // 1_000_000) / 1e3):

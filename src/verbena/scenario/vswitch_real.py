@@ -31,6 +31,8 @@ INTERFACE = "eth0"
 UP = "Ctrl-C ends it"
 QUERY_LIMIT_NS = 60_000_000_000
 """Longer than the kernel's timers double within a query that goes on at all."""
+LEAST_PATIENCE_NS, DEADLINES = 1_000_000_000, 10
+"""A query over UDP is given up after so many deadlines, but not sooner than that."""
 USUAL_RTO_MS = 200.0
 END_WITHIN_S = 30.0
 TROUBLE = {"TcpExt.TCPTimeouts": "timeouts", "Tcp.RetransSegs": "retransmitted"}
@@ -106,7 +108,8 @@ def _work(model: QueryModel, loop: SocketLoop, stations: Sequence[Station]) -> T
         "deadline_ns": int(model.deadline_ms * 1e6),
     }
     if model.transport == "udp":
-        return UdpQueries(loop, stations[0], stations[1:], **more)
+        give_up_ns = max(LEAST_PATIENCE_NS, DEADLINES * more["deadline_ns"])
+        return UdpQueries(loop, stations[0], stations[1:], give_up_ns=give_up_ns, **more)
     return TcpQueries(loop, stations[0], stations[1:], congestion=model.congestion, **more)
 
 
