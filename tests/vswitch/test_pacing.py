@@ -21,8 +21,8 @@ MS = 1_000_000
 
 
 def test_the_rate_follows_what_is_taken() -> None:
-    pacer = Pacer(1_000_000, 1_000, low=100, high=1_000)
-    assert pacer.rate == 1_000_000
+    pacer = Pacer(1_000_000, 1_000, first=1_000, low=100, high=1_000)
+    pacer.rate = 1_000_000
     assert pacer.step(500, MS, 2_000, True)
     assert pacer.rate == 250_000, "half of 500,000 bytes/s, so that the backlog goes"
     assert pacer.step(200, MS, 500, True)
@@ -44,6 +44,18 @@ def test_a_producer_is_never_told_to_be_faster_while_something_waits() -> None:
     slow = pacer.rate
     pacer.step(900, MS, 500, True)
     assert pacer.rate <= slow
+
+
+def test_a_reader_that_is_quick_again_finds_its_producer_soon() -> None:
+    pacer = Pacer()
+    first = pacer.rate
+    pacer.step(0, MS, pacer.high + 1, True)
+    assert pacer.rate == pacer.least
+    pacer.step(0, MS, 1, True)
+    assert pacer.rate == pacer.least, "something still waits"
+    for _ in range(12):
+        pacer.step(0, MS, 0, True)
+    assert pacer.rate == first, "within twelve steps, though most of them saw no frame"
 
 
 def test_a_rate_that_nobody_uses_any_more_is_forgotten() -> None:

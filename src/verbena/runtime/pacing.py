@@ -6,6 +6,8 @@ send buffer.  So, from time to time:
 
 * more waits than `high`: half of what is taken now, so that the backlog goes;
 * more waits than `low`, or the reader came late to the device's queue: a tenth less than is taken now;
+* nothing waits, and the rate is below the first one: twice as much.  At the lowest rates a frame comes so seldom that
+  most steps see none, and a producer would wait long after its reader is quick again;
 * nothing waits, and at least a fourth of the rate is used: a quarter more, up to `most`.  A rate that nobody uses is
   not raised: nothing has shown that the reader can keep up with it;
 * an eighth of the rate was not used for `IDLE_NS`: half, down to the first one.  Who begins at full speed after a pause
@@ -33,13 +35,14 @@ BURST_NS = 500_000
 
 
 class Pacer:
-    """Rates in bytes/s; low, high: bytes that wait."""
+    """Rates in bytes/s, first: the one to begin with; low, high: bytes that wait."""
 
     def __init__(
         self,
         most: int = MOST_BYTES_S,
         least: int = LEAST_BYTES_S,
         *,
+        first: int = FIRST_BYTES_S,
         low: int = 1 << 18,
         high: int = 1 << 20,
     ) -> None:
@@ -48,7 +51,7 @@ class Pacer:
                 f"rates {least} to {most}, marks {low} and {high}: 0 < least <= most, 0 <= low < high are right"
             )
         self.most, self.least, self.low, self.high = most, least, low, high
-        self.rate = self._first = max(least, min(most, FIRST_BYTES_S))
+        self.rate = self._first = max(least, min(most, first))
         self.changes = 0
         self._unused_ns = 0
 
@@ -65,6 +68,8 @@ class Pacer:
             wanted = min(self.rate, speed // 2)
         elif waiting > self.low or not in_time:
             wanted = min(self.rate, speed * 9 // 10)
+        elif waiting == 0 and self.rate < self._first:
+            wanted = min(self._first, 2 * self.rate)
         elif waiting == 0 and speed * 4 >= self.rate:
             wanted = self.rate * 5 // 4
         elif self._unused_ns >= IDLE_NS and self.rate > self._first:
