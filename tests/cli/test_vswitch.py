@@ -89,6 +89,16 @@ def test_a_wrong_file_is_told_with_its_line(
     assert said in error
 
 
-def test_the_example_is_right() -> None:
-    file = load_switch_file(str(Path(__file__).resolve().parents[2] / "examples" / "vswitch" / "report.yaml"))
-    assert [workload.name for workload in file.vswitch.workloads] == ["search", "incast"]
+def test_the_examples_are_right() -> None:
+    folder = Path(__file__).resolve().parents[2] / "examples" / "vswitch"
+    for name, workloads in (
+        ("report", ["search", "incast"]),
+        ("workloads", ["beside-flows", "quick-timer", "datagrams"]),
+    ):
+        file = load_switch_file(str(folder / f"{name}.yaml"))
+        assert [workload.name for workload in file.vswitch.workloads] == workloads
+
+
+def test_another_time_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["vswitch", "report", "none.yaml", "--time", "never"]) == 1
+    assert "--time never: real or virtual" in capsys.readouterr().err

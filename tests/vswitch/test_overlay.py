@@ -20,7 +20,7 @@ from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.overlay_credits import CreditLedger
 from verbena.runtime.overlay_port import OverlayPort, udp_text
 from verbena.runtime.vswitch_loop import SwitchLoop
-from verbena.scenario.vswitch_ports import udp_address
+from verbena.scenario.vswitch_ports import LiveModel, live_problems, udp_address
 from verbena.vswitch.config import PortConfig
 from verbena.wire.errors import DecodeError, EncodeError
 from verbena.wire.overlay import CLASSES, SIZE, OverlayCredits, is_credits
@@ -374,6 +374,19 @@ def test_addresses_as_they_are_written(text: str, address: tuple[str, int]) -> N
 def test_what_is_no_address_of_an_overlay(text: str) -> None:
     with pytest.raises(InvalidAttributeError, match="no address of an overlay"):
         udp_address(text)
+
+
+def test_a_file_whose_overlay_has_addresses_of_two_kinds() -> None:
+    port = {"name": "far", "kind": "overlay", "local": "192.0.2.1", "peer": "2001:db8::2", "vni": VNI}
+    (problem,) = live_problems("s", LiveModel.model_validate({"ports": [port]}))
+    assert problem == (
+        ("vswitch", "live", "ports", 0),
+        "192.0.2.1 and 2001:db8::2: both are IPv4 addresses, or both IPv6 ones",
+    )
+    port["local"] = "[2001:db8::1]:8472"
+    live = LiveModel.model_validate({"ports": [port]})
+    assert list(live_problems("s", live)) == []
+    assert live.ports[0].place("s").where == "[2001:db8::1]:8472 to [2001:db8::2]:4789, VNI 77"
 
 
 def test_addresses_that_cannot_be_had() -> None:

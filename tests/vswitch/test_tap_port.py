@@ -19,6 +19,7 @@ from verbena import _pure
 from verbena.runtime import namespaces
 from verbena.runtime.rtnetlink import LinkControl
 from verbena.runtime.shm_port import card_pair
+from verbena.runtime.socket_loop import SO_RCVBUFFORCE
 from verbena.runtime.tap import Tap
 from verbena.runtime.tap_port import TapPort
 from verbena.runtime.vswitch_loop import SwitchLoop
@@ -224,6 +225,9 @@ def test_no_more_goes_out_than_the_rate_of_a_port() -> None:
         sender = card(made.loop, "sender", 9, ring=1 << 16)
         sock = made.socket(1, socket.SOCK_DGRAM)
         sock.bind(("10.87.0.1", UDP_PORT))
+        sock.setsockopt(
+            socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24
+        )  # for all of them, should this test be asleep
         begun = time.monotonic()
         threading.Thread(target=lambda: sender.send_all([datagram(9, 1, 970)] * 1_000, timeout=60)).start()
         for _ in range(1_000):
