@@ -108,7 +108,7 @@ def _run(model: QueryModel, seed: int, run: int, stations: Sequence[Station], si
 def _work(model: QueryModel, loop: SocketLoop, stations: Sequence[Station]) -> TcpQueries | UdpQueries:
     more = {
         "response_bytes": model.response_bytes,
-        "queries": 1 if model.kind == "incast" else model.queries,
+        "queries": model.queries_a_run,
         "deadline_ns": int(model.deadline_ms * 1e6),
     }
     if model.transport == "udp":

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from verbena.clock import Clock
+from verbena.errors import FabricFileError
 from verbena.runtime.virtual_time import VirtualTime
 from verbena.scenario.load import parse_model, read_text
 from verbena.scenario.vswitch_plot import draw
@@ -121,8 +122,13 @@ def run_report(
     file: SwitchFile, tell: Callable[[str], None] = lambda _: None, real: RunQuery | None = None
 ) -> Report:
     """Run everything.  tell: is called with what runs now.  real: runs the workloads, in real time; the path, which is
-    there in virtual time only, is then left out."""
+    there in virtual time only, is then left out.
+
+    Raises `FabricFileError` for a file without workloads in real time, and what `real` raises.
+    """
     losses: list[LossRow] = []
+    if real is not None and not file.vswitch.workloads:
+        raise FabricFileError(f"{file.name}: it has no workloads, and nothing else runs in real time")
     if file.vswitch.path is not None and real is None:
         tell("from socket to socket")
         losses = loss_table(_path_config(file.vswitch.path), _run_path)
@@ -201,7 +207,7 @@ def _work(
     model: QueryModel, cluster: Cluster, random: Random, workers: list[str]
 ) -> PartitionAggregate | DatagramQueries:
     incast = model.kind == "incast"
-    queries = 1 if incast else model.queries
+    queries = model.queries_a_run
     deadline_ns, think_ns = int(model.deadline_ms * 1e6), 0 if incast else 50_000
     if model.transport == "udp":
         return DatagramQueries(
