@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from random import Random
 
@@ -129,12 +130,15 @@ class TcpQueries(_Queries):
 
     def _connect(self, worker: Station, listener: socket.socket, congestion: str) -> None:
         there = worker.socket(socket.SOCK_STREAM)
-        use_congestion(there, congestion)
-        there.settimeout(CONNECT_S)
         try:
+            use_congestion(there, congestion)
+            there.settimeout(CONNECT_S)
             there.connect((self._aggregator.address, PORT))
             listener.settimeout(CONNECT_S)
             here, _ = listener.accept()
+        except SystemLimitError:
+            there.close()
+            raise
         except OSError as error:
             there.close()
             raise VerbenaError(f"{worker.name} cannot connect to {self._aggregator.name}: {error}") from None
@@ -150,7 +154,10 @@ class TcpQueries(_Queries):
             self._missing[sock] = self._size
             self._wake_at(sock, self._size)
         for sock in self._missing:
-            sock.send(b"?")
+            try:
+                sock.send(b"?")
+            except OSError as error:
+                raise VerbenaError(f"a worker cannot be asked: {error.strerror}") from None
 
     def _wake_at(self, sock: socket.socket, left: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(left, WAKE_BYTES))
@@ -227,7 +234,8 @@ class UdpQueries(_Queries):
     def _ask(self) -> None:
         self._missing = [self._datagrams] * len(self._workers)
         for number, worker in enumerate(self._workers):
-            self._sock.sendto(_QUESTION.pack(self._query, number), (worker.address, PORT))
+            with suppress(OSError):  # it is lost, and its query given up
+                self._sock.sendto(_QUESTION.pack(self._query, number), (worker.address, PORT))
         query = self._query
         self._loop.call_at(self._asked + self._give_up_ns, partial(self._give_up, query))
 
@@ -337,7 +345,10 @@ class BackgroundFlows:
         self._loop.forget(sock)  # the kernel sends the rest, and says at the end that it was all
 
     def _accept(self, listener: socket.socket) -> None:
-        sock, peer = listener.accept()
+        try:
+            sock, peer = listener.accept()
+        except OSError:
+            return  # whoever it was has gone already
         sock.setblocking(False)
         self._loop.watch(sock, READ, partial(self._receive, sock, peer))
 
