@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from verbena.errors import InvalidAttributeError
@@ -95,6 +95,7 @@ def test_never_more_goes_than_the_rate_allows(rate_bps: int, steps: list[tuple[i
         Bucket(0, now)
 
 
+@example([(13, 105, (1 << 20) + 1, False)])  # to a little less than the first rate
 @given(
     st.lists(
         st.tuples(st.integers(0, 10**8), st.integers(1, 10**9), st.integers(0, 10**8), st.booleans()),

@@ -68,10 +68,10 @@ class Pacer:
             wanted = min(self.rate, speed // 2)
         elif waiting > self.low or not in_time:
             wanted = min(self.rate, speed * 9 // 10)
+        elif waiting == 0 and speed * 4 >= self.rate:
+            wanted = max(self.rate * 5 // 4, min(self._first, 2 * self.rate))
         elif waiting == 0 and self.rate < self._first:
             wanted = min(self._first, 2 * self.rate)
-        elif waiting == 0 and speed * 4 >= self.rate:
-            wanted = self.rate * 5 // 4
         elif self._unused_ns >= IDLE_NS and self.rate > self._first:
             wanted = max(self._first, self.rate // 2)
         else:
