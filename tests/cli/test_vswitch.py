@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from verbena.cli.main import execute
-from verbena.scenario.vswitch_report import load_switch_file
+from verbena.scenario.vswitch_plot import completions
+from verbena.scenario.vswitch_report import Comparison, Side, load_switch_file
+from verbena.scenario.vswitch_schema import QueryModel
 
 SMALL = """
 name: small
@@ -89,6 +91,42 @@ def test_a_wrong_file_is_told_with_its_line(
     assert said in error
 
 
-def test_the_example_is_right() -> None:
-    file = load_switch_file(str(Path(__file__).resolve().parents[2] / "examples" / "vswitch" / "report.yaml"))
-    assert [workload.name for workload in file.vswitch.workloads] == ["search", "incast"]
+def test_the_examples_are_right() -> None:
+    folder = Path(__file__).resolve().parents[2] / "examples" / "vswitch"
+    for name, workloads in (
+        ("report", ["search", "incast"]),
+        ("workloads", ["beside-flows", "quick-timer", "datagrams"]),
+    ):
+        file = load_switch_file(str(folder / f"{name}.yaml"))
+        assert [workload.name for workload in file.vswitch.workloads] == workloads
+
+
+def test_another_time_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["vswitch", "report", "none.yaml", "--time", "never"]) == 1
+    assert "--time never: real or virtual" in capsys.readouterr().err
+    live = Path(__file__).resolve().parents[2] / "examples" / "vswitch" / "live.yaml"
+    assert execute(["vswitch", "report", str(live), "--time", "real"]) == 1
+    assert "it has no workloads" in capsys.readouterr().err
+
+
+def test_what_was_never_complete_is_no_share_of_the_picture(tmp_path: Path) -> None:
+    """A line ends at the share of all queries, and all answers, that ever were complete."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    model = QueryModel(kind="incast", name="datagrams", workers=4, runs=2, transport="udp")
+    lossy = Side(queries_ns=[], flows_ns=[2_000_000, 1_000_000], incomplete=2)
+    lossless = Side(queries_ns=[5_000_000, 4_000_000], flows_ns=[4_000_000] * 8)
+    axes = Figure().subplots()
+    completions(axes, Comparison("datagrams", model, lossy, lossless))
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    ends = {
+        str(label): max(line.get_ydata(), default=0) for label, line in lines.items() if ":" in str(label)
+    }
+    assert ends == {
+        "lossy: queries": 0,
+        "lossy: answers": 0.25,
+        "lossless: queries": 1,
+        "lossless: answers": 1,
+    }
+    assert list(lines["lossy: answers"].get_xdata()) == [1, 2]

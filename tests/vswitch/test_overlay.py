@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
@@ -17,8 +18,9 @@ from cli.processes import two_addresses
 from verbena import _pure
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.overlay_credits import CreditLedger
-from verbena.runtime.overlay_port import OverlayPort
+from verbena.runtime.overlay_port import OverlayPort, udp_text
 from verbena.runtime.vswitch_loop import SwitchLoop
+from verbena.scenario.vswitch_ports import LiveModel, live_problems, udp_address
 from verbena.vswitch.config import PortConfig
 from verbena.wire.errors import DecodeError, EncodeError
 from verbena.wire.overlay import CLASSES, SIZE, OverlayCredits, is_credits
@@ -304,7 +306,92 @@ def test_a_peer_that_was_restarted_is_known_again() -> None:
         sender.close()
 
 
+@pytest.mark.loopback
+@pytest.mark.requirement("VSW-20")
+@pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
+def test_an_overlay_over_ipv6() -> None:
+    """Two hosts with one address, ::1, and ports of their own; a slow reader stops the far sender, nothing is lost."""
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for _ in range(2):
+            probe = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+            try:
+                probe.bind(("::1", 0))
+            except OSError as error:
+                pytest.skip(f"there is no ::1: {error}")
+            ends.append(("::1", probe.getsockname()[1]))
+    one, two = ends
+    with SwitchLoop() as here, SwitchLoop() as there:
+        for loop, local, peer in ((here, one, two), (there, two, one)):
+            loop.add(
+                OverlayPort(local, peer, vni=VNI),
+                PortConfig("far", (), input=SMALL, output=SMALL),
+                physical=True,
+            )
+        near, far = here.drivers["far"], there.drivers["far"]
+        assert isinstance(near, OverlayPort)
+        assert isinstance(far, OverlayPort)
+        reader, sender = card(there, "reader", 2), card(here, "sender", 1)
+        total = 3 * near.ledger.window
+        threading.Thread(
+            target=lambda: sender.send_all([frame(1, 2, n, 60) for n in range(total)], timeout=60),
+            daemon=True,
+        ).start()
+        eventually(lambda: near.ledger.closed & 1, "the grants end while nobody reads")
+        assert numbers(reader, total) == list(range(total))
+        assert far.counters()["lost_on_the_way"] == far.counters().get("foreign", 0) == 0
+        assert udp_text(near.local) == f"[::1]:{one[1]}"
+        sender.close()
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1", ("192.0.2.1", PORT)),
+        ("192.0.2.1:99", ("192.0.2.1", 99)),
+        ("2001:DB8:0::1", ("2001:db8::1", PORT)),
+        ("[2001:db8::1]", ("2001:db8::1", PORT)),
+        ("[2001:db8::1]:99", ("2001:db8::1", 99)),
+    ],
+)
+def test_addresses_as_they_are_written(text: str, address: tuple[str, int]) -> None:
+    assert udp_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "192.0.2.1:0",
+        "192.0.2.1:65536",
+        "[192.0.2.1",
+        "[192.0.2.1.9]:1",
+        "2001:db8::1:2:3:4:5:6:7",
+    ],
+)
+def test_what_is_no_address_of_an_overlay(text: str) -> None:
+    with pytest.raises(InvalidAttributeError, match="no address of an overlay"):
+        udp_address(text)
+
+
+def test_a_file_whose_overlay_has_addresses_of_two_kinds() -> None:
+    port = {"name": "far", "kind": "overlay", "local": "192.0.2.1", "peer": "2001:db8::2", "vni": VNI}
+    (problem,) = live_problems("s", LiveModel.model_validate({"ports": [port]}))
+    assert problem == (
+        ("vswitch", "live", "ports", 0),
+        "192.0.2.1 and 2001:db8::2: both are IPv4 addresses, or both IPv6 ones",
+    )
+    port["local"] = "[2001:db8::1]:8472"
+    live = LiveModel.model_validate({"ports": [port]})
+    assert list(live_problems("s", live)) == []
+    assert live.ports[0].place("s").where == "[2001:db8::1]:8472 to [2001:db8::2]:4789, VNI 77"
+
+
 def test_addresses_that_cannot_be_had() -> None:
+    with pytest.raises(InvalidAttributeError, match="both are IPv4"):
+        OverlayPort(("127.0.0.1", PORT), ("::1", PORT), vni=1)
     with pytest.raises(SystemLimitError, match="cannot be had"):
         OverlayPort(("192.0.2.1", PORT), ("192.0.2.2", PORT), vni=1)
     with pytest.raises(InvalidAttributeError, match="vni"):

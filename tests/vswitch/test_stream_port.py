@@ -16,6 +16,7 @@ from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.stream_port import LENGTH, LONGEST, StreamListener, StreamPort
 from verbena.runtime.vswitch_loop import SwitchLoop
 from verbena.vswitch.config import Marks, PortConfig
+from verbena.vswitch.watchdog import Watchdog
 from verbena.wire.offload import PLAIN, OffloadHeader
 from vswitch.lab import frame, mac, number_of
 from vswitch.real_lab import SMALL, card, eventually, numbers
@@ -121,6 +122,44 @@ def test_three_machines_at_full_speed_into_one_card_lose_nothing() -> None:
         for one in machines:
             one.close()
         reader.close()
+
+
+def test_a_machine_that_reads_no_more_is_declared_dead_and_the_others_go_on() -> None:
+    """A real socket whose other end stops reading: its sender waits, for ever without a watchdog."""
+    said: list[tuple[str, str]] = []
+    with SwitchLoop() as loop:
+        one, dead, good = (machine(loop, name, n) for n, name in enumerate(("one", "dead", "good"), 1))
+        one.sock.settimeout(0.5)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 10_000:
+                one.send(frame(1, 2, sent, 1000))
+                sent += 1
+        assert sent < 2_000
+        one.sock.settimeout(30)
+        with loop._locked():
+            dog = Watchdog(
+                loop.switch,
+                loop.clock,
+                lambda *what: said.append(what),
+                detect_ns=200_000_000,
+                restore_ns=100_000_000,
+            )
+            dog.start()
+        eventually(lambda: ("dead", "dead") in said, "it is announced")
+        # A frame that was cut by the time limit is still to be finished; then its stream goes on.
+        eventually(lambda: loop.status()["ports"]["dead"].get("drop.dead_output", 0) > 0, "and counted")
+        eventually(lambda: not loop.status()["ports"]["one"]["input"][0]["stopped"], "its sender may go on")
+        assert "one" in loop.status()["ports"]
+        assert "good" in loop.status()["ports"]
+        good.send(frame(3, 1, 77))
+        assert number_of(one.receive()) == 77
+        assert dog.detections >= 1
+        first = number_of(dead.receive())
+        assert first == 0, "what was in its socket before is still there, from the first one on"
+        eventually(lambda: ("dead", "restored") in said, "it lives again")
+        for each in (one, dead, good):
+            each.close()
 
 
 @pytest.mark.parametrize("noise", [LENGTH.pack(0), LENGTH.pack(LONGEST + 1), b"GET / HTTP/1.1\r\n\r\n"])

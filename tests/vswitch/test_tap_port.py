@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from typing import Any
 
 import pytest
 
 from verbena import _pure
 from verbena.runtime import namespaces
 from verbena.runtime.rtnetlink import LinkControl
+from verbena.runtime.shm_port import card_pair
+from verbena.runtime.socket_loop import SO_RCVBUFFORCE
 from verbena.runtime.tap import Tap
 from verbena.runtime.tap_port import TapPort
 from verbena.runtime.vswitch_loop import SwitchLoop
 from verbena.vswitch.config import Marks, PortConfig, SwitchConfig
+from verbena.wire.offload import checksum
 from vswitch.lab import mac
 from vswitch.real_lab import SMALL, card, eventually
 
@@ -36,15 +41,17 @@ class Lab:
         self.loop, self._stack, self.offload = loop, stack, offload
         self.name = f"verbena-vsw-{os.getpid()}-{next(LABS)}"
 
-    def host(self, number: int, *, paced: bool = True, marks: Marks = SMALL) -> TapPort:
+    def host(
+        self, number: int, *, paced: bool = True, marks: Marks = SMALL, rate_bps: float = 0, **more: Any
+    ) -> TapPort:
         space = f"{self.name}-{number}"
         namespaces.create(space)
         self._stack.callback(namespaces.remove, space)
         tap = Tap(
             "vsw0", namespace=space, mac=mac(number), addresses=[f"10.87.0.{number}/24"], offload=self.offload
         )
-        driver = TapPort(tap, paced=paced)
-        self.loop.add(driver, PortConfig(f"h{number}", (mac(number),), input=marks, output=marks))
+        driver = TapPort(tap, paced=paced, rate_bps=rate_bps)
+        self.loop.add(driver, PortConfig(f"h{number}", (mac(number),), input=marks, output=marks, **more))
         return driver
 
     def run(self, number: int, *command: str) -> str:
@@ -71,8 +78,8 @@ class Lab:
 
 
 @contextmanager
-def lab(offload: bool = False) -> Iterator[Lab]:
-    config = SwitchConfig(max_frame=65_563) if offload else SwitchConfig()
+def lab(offload: bool = False, vlans: bool = False) -> Iterator[Lab]:
+    config = SwitchConfig(max_frame=65_563) if offload else SwitchConfig(vlans=vlans)
     with ExitStack() as stack:
         loop = stack.enter_context(SwitchLoop(config))
         yield Lab(loop, stack, offload)
@@ -209,3 +216,96 @@ def test_a_shaper_of_somebody_else_does_not_end_the_switch() -> None:
             made.run(1, "ping", "-c", "20", "-i", "0.002", "-s", "1400", "-W", "5", "10.87.0.2")
         eventually(lambda: driver.counters().get("shaper_refused"), "it is counted")
         made.run(2, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.1")
+
+
+def test_no_more_goes_out_than_the_rate_of_a_port() -> None:
+    """A million bytes at 20 Mb/s take 0.4 s at least; what waits meanwhile waits in the switch, and nothing is lost."""
+    with lab() as made:
+        made.host(1, rate_bps=20e6)
+        sender = card(made.loop, "sender", 9, ring=1 << 16)
+        sock = made.socket(1, socket.SOCK_DGRAM)
+        sock.bind(("10.87.0.1", UDP_PORT))
+        sock.setsockopt(
+            socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24
+        )  # for all of them, should this test be asleep
+        begun = time.monotonic()
+        threading.Thread(target=lambda: sender.send_all([datagram(9, 1, 970)] * 1_000, timeout=60)).start()
+        for _ in range(1_000):
+            assert len(sock.recv(2_000)) == 970
+        assert time.monotonic() - begun > (1_000 * (970 + HEADERS) * 8 / 20e6) * 0.95 - 0.01
+        assert made.loop.status()["ports"]["h1"]["output"][0]["stops"] > 0
+        assert made.loop.switch.losses() == {}
+        sock.close()
+        sender.close()
+
+
+def datagram(source: int, destination: int, size: int) -> bytes:
+    """A frame with a UDP datagram from a card's station to a host."""
+    udp = struct.pack(">HHHH", 7, UDP_PORT, 8 + size, 0) + bytes(size)
+    addresses = bytes((10, 87, 0, source, 10, 87, 0, destination))
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+    head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+    return mac(destination) + mac(source) + b"\x08\x00" + head + udp
+
+
+def test_vlans_separate_hosts_and_a_trunk_has_tags() -> None:
+    with lab(vlans=True) as made:
+        ten, twenty = frozenset({10}), frozenset({20})
+        made.host(1, pvid=10, vlans=ten)
+        made.host(2, pvid=20, vlans=twenty)
+        made.host(3, pvid=10, vlans=ten)
+        driver, trunk = card_pair(1 << 16)
+        made.loop.add(driver, PortConfig("trunk", (mac(9),), vlans=ten | twenty, tagged=True))
+        assert " 0% packet loss" in made.run(1, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.3")
+        sock = made.socket(2, socket.SOCK_DGRAM)
+        sock.bind(("10.87.0.2", UDP_PORT))
+        sock.sendto(b"?", ("10.87.0.1", UDP_PORT))  # asks who that is, of VLAN 20 only
+        seen: dict[int, set[bytes]] = {10: set(), 20: set()}
+
+        def both() -> bool:
+            trunk.wait_frames(0.1)
+            for frame in trunk.receive_many(100):
+                assert frame[12:14] == b"\x81\x00", "whatever leaves by the trunk has its tag"
+                seen[int.from_bytes(frame[14:16], "big") & 0xFFF].add(frame[6:12])
+            return mac(1) in seen[10] and mac(2) in seen[20]
+
+        eventually(both, "broadcasts of both VLANs leave by the trunk")
+        assert (mac(2) in seen[10], mac(1) in seen[20]) == (False, False)
+        host2 = made.loop.status()["ports"]["h2"]["tx_frames"]
+        plain = datagram(9, 2, 30)
+        for vlan in (10, 20):  # of VLAN 10 to a host of VLAN 20, then of its own
+            trunk.send(plain[:12] + struct.pack(">HH", 0x8100, vlan) + plain[12:])
+        assert len(sock.recv(100)) == 30
+        assert made.loop.status()["ports"]["h2"]["tx_frames"] == host2 + 1, "one of them, without its tag"
+        sock.close()
+        trunk.close()
+
+
+def test_a_namespace_that_somebody_removes_stops_nobody() -> None:
+    """Its last reader gone, the device is still the switch's: what goes there goes nowhere, and the others go on."""
+    with lab() as made:
+        for number in (1, 2, 3):
+            made.host(number)
+        sock = made.socket(1, socket.SOCK_DGRAM)
+        made.know(1, 2)
+        namespaces.remove(f"{made.name}-2")
+        before = made.loop.status()["ports"]["h2"]["tx_frames"]
+        for _ in range(500):
+            sock.sendto(bytes(1000), ("10.87.0.2", UDP_PORT))
+        eventually(lambda: made.loop.status()["ports"]["h2"]["tx_frames"] >= before + 500, "all of it goes")
+        assert " 0% packet loss" in made.run(1, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.3")
+        assert made.loop.switch.losses() == {}
+        sock.close()
+
+
+def test_an_interface_that_is_down_refuses_and_that_is_told() -> None:
+    with lab() as made:
+        driver = made.host(1)
+        made.host(2)
+        sender = card(made.loop, "sender", 9)
+        made.run(1, "ip", "link", "set", "vsw0", "down")
+        sender.send_all([datagram(9, 1, 100)] * 50, timeout=30)
+        eventually(lambda: driver.counters()["refused_by_kernel"] >= 50, "each is refused, and counted")
+        made.run(1, "ip", "link", "set", "vsw0", "up")
+        assert " 0% packet loss" in made.run(2, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.1")
+        sender.close()

@@ -45,23 +45,37 @@ def report(
             "-o", "--out", help="The report's folder (default: runs/NAME-vswitch).", show_default=False
         ),
     ] = None,
+    time: Annotated[
+        str,
+        typer.Option(
+            "--time",
+            metavar="virtual|real",
+            help="real: the workloads between network namespaces, at a real switch; needs root.",
+        ),
+    ] = "virtual",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the results.")] = False,
 ) -> int:
-    """Where frames are lost on the way from socket to socket, and what that costs workloads; in virtual time.
+    """Where frames are lost on the way from socket to socket, and what that costs workloads.
 
     Exit status 1 if a lossless run lost something.
     """
     from rich.console import Console
     from rich.table import Table
 
+    from verbena.errors import SystemLimitError
     from verbena.scenario import vswitch_report as reports
+    from verbena.scenario.vswitch_real import run_query
 
+    if time not in ("real", "virtual"):
+        raise SystemLimitError(f"--time {time}: real or virtual")
     loaded = reports.load_switch_file(str(file))
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 110
     done = reports.run_report(
-        loaded, (lambda _: None) if quiet else (lambda what: console.print(f"{what} ..."))
+        loaded,
+        (lambda _: None) if quiet else (lambda what: console.print(f"{what} ...")),
+        run_query if time == "real" else None,
     )
     tables = (
         ("from socket to socket", reports.LOSS_HEAD, reports.loss_lines(done.losses)),

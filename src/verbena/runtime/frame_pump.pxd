@@ -55,6 +55,7 @@ cdef class FramePump:
     cdef readonly uint64_t errors
     cdef readonly uint64_t refused
     cdef readonly uint64_t octets
+    cdef readonly uint64_t written
 
     cdef int64_t read_one(self) except -4
     cdef int64_t write_one(self, uint8_t *frame, int64_t size) except -4

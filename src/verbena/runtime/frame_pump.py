@@ -34,8 +34,9 @@ def outcome_of(error):
 class FramePump:
     """Of one descriptor, which does not block.  room: bytes of the longest frame.
 
-    `held`: bytes of a frame that was read and not taken; `take` gives it out.  `drained`: the last read found nothing;
-    `full`: the last write was refused for want of room; `gone`: the device is no longer there.
+    `octets`, `written`: bytes of all frames that were read, that were written.  `held`: bytes of a frame that was read
+    and not taken; `take` gives it out.  `drained`: the last read found nothing; `full`: the last write was refused for
+    want of room; `gone`: the device is no longer there.
     """
 
     def __init__(self, fd, room, offload):
@@ -47,6 +48,7 @@ class FramePump:
         self.late = None
         self.drained = self.full = self.gone = False
         self.blocked = self.controls = self.runts = self.errors = self.refused = self.octets = 0
+        self.written = 0
         self.view = self.buffer if cython.compiled else memoryview(self.buffer)
         if cython.compiled:
             self.data = cython.cast(cython.pointer(uint8_t), cython.address(self.view[0]))
@@ -146,6 +148,8 @@ class FramePump:
         elif result < 0:
             self.refused += 1
             self.gone = self.gone or result == REMOVED
+        else:
+            self.written += body
         return result
 
     def drain(self, engine: SwitchEngine, port: cython.int, most: cython.int):

@@ -39,7 +39,9 @@ READS = 1024
 
 
 class OverlayPort(PollPort):
-    """local, peer: (IPv4 address, UDP port).  vni: of the tunnel.  max_frame: bytes of the longest inner frame.
+    """local, peer: (IPv4 or IPv6 address, UDP port), both of one kind, in the form that `ipaddress` writes them in.
+
+    vni: of the tunnel.  max_frame: bytes of the longest inner frame.
 
     trailer: frames in the switch have a ``virtio_net_hdr`` behind them; on the overlay they are cut and completed.
     Raises `SystemLimitError` where the local address cannot be had.
@@ -56,6 +58,10 @@ class OverlayPort(PollPort):
     ) -> None:
         if not 0 <= vni <= LARGEST_VNI:
             raise InvalidAttributeError(f"vni = {vni}: 0 to {LARGEST_VNI}")
+        if (":" in local[0]) != (":" in peer[0]):
+            raise InvalidAttributeError(
+                f"{local[0]} and {peer[0]}: both are IPv4 addresses, or both IPv6 ones"
+            )
         super().__init__()
         self.vni, self.local, self.peer = vni, local, peer
         self._trailer = trailer
@@ -111,7 +117,7 @@ class OverlayPort(PollPort):
         moved = self._offer_held()
         for _ in range(READS):
             try:
-                size, (host, _) = self._sock.recvfrom_into(self._buffer)
+                size, (host, *_) = self._sock.recvfrom_into(self._buffer)
             except BlockingIOError:
                 break
             except OSError:
@@ -254,14 +260,24 @@ class OverlayPort(PollPort):
         self._sock.close()
 
 
+def udp_text(address: tuple[str, int]) -> str:
+    """An address and a port as people write them: ``192.0.2.1:4789``, ``[2001:db8::1]:4789``."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _bound(local: tuple[str, int]) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise SystemLimitError(f"an overlay at {local[0]} cannot be had: {error.strerror}") from None
     try:
         sock.bind(local)
     except OSError as error:
         sock.close()
         raise SystemLimitError(
-            f"the overlay's address {local[0]}:{local[1]} cannot be had: {error.strerror}"
+            f"the overlay's address {udp_text(local)} cannot be had: {error.strerror}"
         ) from None
     for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:

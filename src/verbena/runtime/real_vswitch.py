@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from verbena.errors import InvalidAttributeError, VerbenaError
 from verbena.runtime.made_namespaces import MadeNamespaces
-from verbena.runtime.overlay_port import OverlayPort
+from verbena.runtime.overlay_port import OverlayPort, udp_text
 from verbena.runtime.packet_port import PacketPort
 from verbena.runtime.packet_socket import PacketInterface
 from verbena.runtime.shm_port import CardListener
@@ -30,6 +30,7 @@ from verbena.vswitch.watchdog import Watchdog
 from verbena.wire.ethernet import mac_text
 from verbena.wire.offload import PLAIN
 
+CABLE_BPS = 10e9
 KINDS = ("tap", "qemu", "card", "interface", "overlay")
 TAGGED_HEADER = 18
 LARGEST_OFFLOADED = 65_535 + TAGGED_HEADER + len(PLAIN)
@@ -41,9 +42,10 @@ Told = Callable[[str], None]
 class PortPlace:
     """A port, and what it ends in.
 
-    kind tap: `interface`, `namespace`, `addresses`, `paced`.  qemu, card: `listen`, a path (for qemu also
-    ``address:port``).  interface: `interface`, `namespace`, `signal`, `rate_bps`.  overlay: `local`, `peer`, `vni`.
-    physical: every address that is not in the table is behind it.
+    kind tap: `interface`, `namespace`, `addresses`, `paced`, `rate_bps`: what goes out to it, 0: no limit.  qemu,
+    card: `listen`, a path (for qemu also ``address:port``).  interface: `interface`, `namespace`, `signal`,
+    `rate_bps`: of the cable.  overlay: `local`, `peer`, `vni`.  physical: every address that is not in the table is
+    behind it.
     """
 
     config: PortConfig
@@ -54,7 +56,7 @@ class PortPlace:
     paced: bool = True
     listen: str = ""
     signal: str = "none"
-    rate_bps: float = 10e9
+    rate_bps: float = 0.0
     local: tuple[str, int] = ("", 0)
     peer: tuple[str, int] = ("", 0)
     vni: int = 0
@@ -64,7 +66,7 @@ class PortPlace:
     def where(self) -> str:
         """For people."""
         if self.kind == "overlay":
-            return f"{self.local[0]}:{self.local[1]} to {self.peer[0]}:{self.peer[1]}, VNI {self.vni}"
+            return f"{udp_text(self.local)} to {udp_text(self.peer)}, VNI {self.vni}"
         if self.listen:
             return self.listen
         return self.interface + (f" in namespace {self.namespace}" if self.namespace else "")
@@ -159,7 +161,12 @@ class RealSwitch:
             )
         if place.kind == "interface":
             interface = PacketInterface(place.interface, namespace=place.namespace)
-            return PacketPort(interface, trailer=self.offload, signal=place.signal, rate_bps=place.rate_bps)
+            return PacketPort(
+                interface,
+                trailer=self.offload,
+                signal=place.signal,
+                rate_bps=place.rate_bps or CABLE_BPS,
+            )
         tap = Tap(
             place.interface,
             namespace=place.namespace,
@@ -169,7 +176,7 @@ class RealSwitch:
             offload=self.offload,
         )
         try:
-            return TapPort(tap, paced=place.paced)
+            return TapPort(tap, paced=place.paced, rate_bps=place.rate_bps)
         except BaseException:
             tap.close()
             raise

@@ -12,9 +12,9 @@ import contextlib
 from collections import deque
 
 from verbena.clock import Timer
-from verbena.errors import SystemLimitError
+from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.frame_pump import FramePump
-from verbena.runtime.pacing import FRAME_BYTES, Pacer
+from verbena.runtime.pacing import FRAME_BYTES, Bucket, Pacer
 from verbena.runtime.poll_port import PollPort
 from verbena.runtime.rtnetlink import LinkControl
 from verbena.runtime.tap import BUFFER, Tap
@@ -27,6 +27,7 @@ DEVICE_FRAMES = 16_384
 QDISC_BYTES = 256 << 20
 """What may wait in the shaper: more than the send buffers of all sockets, or it would drop instead of them waiting."""
 STEP_NS = 5_000_000
+SLOW_FRAME = 1_522
 LATE_FRAMES = DEVICE_FRAMES // 8
 """So many at once show that the device's queue had to wait for its reader."""
 
@@ -34,11 +35,15 @@ LATE_FRAMES = DEVICE_FRAMES // 8
 class TapPort(PollPort):
     """tap: is closed with the port.  paced False: nothing slows the kernel down, it drops instead.
 
+    rate_bps: bits/s of the frames that go out to the device, as over a link of that rate; 0: no limit.
+
     With the device's offloads, frames carry their ``virtio_net_hdr`` behind them within the switch (`frame_pump`);
     all ports of a switch must do so, or none.
     """
 
-    def __init__(self, tap: Tap, *, paced: bool = True, pacer: Pacer | None = None) -> None:
+    def __init__(
+        self, tap: Tap, *, paced: bool = True, pacer: Pacer | None = None, rate_bps: float = 0
+    ) -> None:
         super().__init__()
         self.tap = tap
         self.paced = paced
@@ -51,6 +56,9 @@ class TapPort(PollPort):
         self._taken = 0
         self._stepped = 0
         self._timer: Timer | None = None
+        self._rate_bps = rate_bps
+        self._bucket: Bucket | None = None
+        self._refill: Timer | None = None
         self._kernel: dict[str, int] = {}
         try:
             self._link.set_queue_length(DEVICE_FRAMES)
@@ -65,6 +73,10 @@ class TapPort(PollPort):
     def attach(self, port: SwitchPort) -> None:
         super().attach(port)
         clock = port.switch.clock
+        if self._rate_bps:
+            if clock is None:
+                raise InvalidAttributeError("a limited port needs a switch with a clock")
+            self._bucket = Bucket(self._rate_bps, clock.now())
         if self.paced and clock is not None:
             self._stepped = clock.now()
             self._timer = clock.call_at(self._stepped + STEP_NS, self._step)
@@ -120,10 +132,35 @@ class TapPort(PollPort):
 
     def drain(self, most: int) -> int:
         was_full = self._pump.full
-        count: int = self._pump.drain(self.port.switch.engine, self.port.number, most)
+        count: int
+        if self._bucket is None:
+            count = self._pump.drain(self.port.switch.engine, self.port.number, most)
+        else:
+            count = self._drain_slowly(self._bucket, most)
         if self._pump.full != was_full:
             self.watch(self.tap.fd, self._waiting < AHEAD_BYTES, bool(self._pump.full))
         return count
+
+    def _drain_slowly(self, bucket: Bucket, most: int) -> int:
+        """What the rate allows; the loop comes back when it allows more."""
+        clock, pump = self.port.switch.clock, self._pump
+        assert clock is not None
+        if self._refill is not None:
+            return 0
+        moved = 0
+        while moved < most and (left := bucket.available(clock.now())) > 0:
+            before = pump.written
+            at_once = max(1, min(most - moved, left // SLOW_FRAME))
+            count: int = pump.drain(self.port.switch.engine, self.port.number, at_once)
+            bucket.spend(pump.written - before)
+            moved += count
+            if count < at_once:
+                return moved
+        self._refill = clock.call_at(bucket.ready(), self._refilled)
+        return moved
+
+    def _refilled(self) -> None:
+        self._refill = None
 
     # --- pacing -----------------------------------------------------------------------------------------------
 
@@ -169,8 +206,9 @@ class TapPort(PollPort):
         )
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._refill):
+            if timer is not None:
+                timer.cancel()
         super().close()
         self._link.close()
         self.tap.close()

@@ -87,12 +87,19 @@ class MonotonicClock:
         return due
 
     def run_due(self) -> int | None:
-        """Call what is due; nanoseconds until the next one, None: there is none."""
+        """Call what is due; nanoseconds until the next one, None: there is none.
+
+        0: something was called, so there may be work for the drivers again.
+        """
         now = self.now()
+        called = False
         for due in sorted((d for d in self._due if d.when_ns <= now), key=lambda d: d.when_ns):
             self._due.remove(due)
             if not due.cancelled:
                 due.function()
+                called = True
+        if called:
+            return 0
         self._due = [d for d in self._due if not d.cancelled]
         return min((d.when_ns - now for d in self._due), default=None)
 
@@ -235,7 +242,8 @@ class SwitchLoop:
         for name in [n for n, d in self.drivers.items() if d.closed]:
             self.remove(name)
             self._on_gone(name)
-        self.clock.run_due()
+        if self.clock.run_due() == 0:
+            moved += 1
         if self.switch.config.learning and self.clock.now() - self._aged > AGE_EVERY_NS:
             self._aged = self.clock.now()
             self.switch.age()

@@ -26,7 +26,7 @@ def draw(report: Report, path: Path) -> bool:
     figure = figures.Figure(figsize=(8, 3.2 * panels), layout="constrained")
     axes = list(figure.subplots(panels, squeeze=False)[:, 0])
     for comparison in report.comparisons:
-        _completions(axes.pop(0), comparison)
+        completions(axes.pop(0), comparison)
     if report.losses:
         _losses(axes.pop(0), report)
     # Without a date and with fixed identifiers, the same run gives the same file.
@@ -35,15 +35,16 @@ def draw(report: Report, path: Path) -> bool:
     return True
 
 
-def _completions(axes: Any, comparison: Comparison) -> None:
-    """Shares of queries (solid) and of answers (dotted) that were complete after a time."""
+def completions(axes: Any, comparison: Comparison) -> None:
+    """Shares of queries (solid) and of answers (dotted), of all that were asked, that were complete after a time."""
+    asked = comparison.model.asked
     for name, side in (("lossy", comparison.lossy), ("lossless", comparison.lossless)):
-        for times, style, label in (
-            (side.queries_ns, "-", f"{name}: queries"),
-            (side.flows_ns, ":", f"{name}: answers"),
+        for times, total, style, label in (
+            (side.queries_ns, asked, "-", f"{name}: queries"),
+            (side.flows_ns, asked * comparison.model.workers, ":", f"{name}: answers"),
         ):
             ordered = sorted(ns / 1e6 for ns in times)
-            shares = [(at + 1) / len(ordered) for at in range(len(ordered))]
+            shares = [(at + 1) / total for at in range(len(ordered))]
             axes.plot(ordered, shares, style, color=COLOURS[name], drawstyle="steps-post", label=label)
     axes.axvline(comparison.model.deadline_ms, color="gray", linewidth=0.8)
     axes.set_title(comparison.name, loc="left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -31,12 +32,13 @@ NEEDED = {
     "overlay": {"local", "peer", "vni"},
 }
 ALLOWED = {
-    "tap": {"interface", "namespace", "addresses", "paced"},
+    "tap": {"interface", "namespace", "addresses", "paced", "rate_gbps"},
     "qemu": {"listen"},
     "card": {"listen"},
     "interface": {"interface", "namespace", "signal", "rate_gbps", "physical"},
     "overlay": {"local", "peer", "vni", "physical"},
 }
+UDP_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 ANY = {"name", "kind", "macs", "input", "output", "pvid", "vlans", "tagged"}
 
 
@@ -71,7 +73,7 @@ class PortModel(Strict):
     paced: bool = True
     listen: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     signal: Literal["none", "pfc", "pause"] = "none"
-    rate_gbps: Annotated[float, Field(gt=0, le=10_000)] = 10.0
+    rate_gbps: Annotated[float, Field(gt=0, le=10_000)] | None = None
     physical: bool = False
     local: str | None = None
     peer: str | None = None
@@ -101,7 +103,7 @@ class PortModel(Strict):
             paced=self.paced,
             listen=self.listen or "",
             signal=self.signal,
-            rate_bps=self.rate_gbps * 1e9,
+            rate_bps=(self.rate_gbps or (10.0 if self.kind == "interface" else 0.0)) * 1e9,
             local=udp_address(self.local) if self.local else ("", 0),
             peer=udp_address(self.peer) if self.peer else ("", 0),
             vni=self.vni or 0,
@@ -110,16 +112,18 @@ class PortModel(Strict):
 
 
 def udp_address(text: str) -> tuple[str, int]:
-    """``192.0.2.1`` or ``192.0.2.1:4789``; raises `InvalidAttributeError`."""
-    host, colon, number = text.partition(":")
+    """``192.0.2.1``, ``192.0.2.1:4789``, ``2001:db8::1`` or ``[2001:db8::1]:4789``; raises `InvalidAttributeError`."""
+    found = UDP_ADDRESS.fullmatch(text)
+    number = int((found and found["port"]) or VXLAN_PORT)
     try:
-        if not colon:
-            return str(ipaddress.IPv4Address(host)), VXLAN_PORT
-        if number.isdecimal() and 0 < int(number) < 1 << 16:
-            return str(ipaddress.IPv4Address(host)), int(number)
+        host = str(ipaddress.ip_address((found["v6"] or found["v4"]) if found else text))
+        if 0 < number < 1 << 16:
+            return host, number
     except ValueError:
         pass
-    raise InvalidAttributeError(f"{text!r} is no address of an overlay: write 192.0.2.1 or 192.0.2.1:4789")
+    raise InvalidAttributeError(
+        f"{text!r} is no address of an overlay: write 192.0.2.1, 192.0.2.1:4789 or [2001:db8::1]:4789"
+    )
 
 
 class LiveModel(Strict):
@@ -177,6 +181,11 @@ def live_problems(switch: str, live: LiveModel) -> Iterator[tuple[Path, str]]:
         if port.kind in ("qemu", "card") and not port.macs and not live.learning:
             yield where, f"nobody finds port {port.name}: it needs macs, or the switch learning: true"
         try:
-            port.place(switch)
+            place = port.place(switch)
+            if port.kind == "overlay" and (":" in place.local[0]) != (":" in place.peer[0]):
+                yield (
+                    where,
+                    f"{place.local[0]} and {place.peer[0]}: both are IPv4 addresses, or both IPv6 ones",
+                )
         except (InvalidAttributeError, DecodeError) as error:
             yield where, str(error)

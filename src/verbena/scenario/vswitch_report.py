@@ -1,4 +1,6 @@
-"""Runs a switch file in virtual time, and writes what happened: lossy against lossless, and where frames are lost.
+"""Runs a switch file, and writes what happened: lossy against lossless, and where frames are lost.
+
+In virtual time here; `vswitch_real` runs the workloads in real time.
 
 A report folder has ``report.md``, ``report.json``, and with matplotlib ``report.svg``.
 """
@@ -13,6 +15,7 @@ from random import Random
 from typing import Any
 
 from verbena.clock import Clock
+from verbena.errors import FabricFileError
 from verbena.runtime.virtual_time import VirtualTime
 from verbena.scenario.load import parse_model, read_text
 from verbena.scenario.vswitch_plot import draw
@@ -34,9 +37,16 @@ class Side:
     background_ns: list[int] = field(default_factory=list)
     incomplete: int = 0
     lost: int = 0
+    lost_at: dict[str, int] = field(default_factory=dict)
     timeouts: int = 0
     retransmitted: int = 0
     in_time: float = 0.0
+
+    def add_lost(self, found: dict[str, int]) -> None:
+        """Frames lost, by place."""
+        for place, number in found.items():
+            self.lost += number
+            self.lost_at[place] = self.lost_at.get(place, 0) + number
 
     @property
     def mean_ms(self) -> float:
@@ -83,6 +93,14 @@ class Report:
     seed: int
     losses: list[LossRow]
     comparisons: list[Comparison]
+    time: str = "virtual"
+
+    @property
+    def when(self) -> str:
+        """A sentence."""
+        if self.time == "virtual":
+            return f"In virtual time, seed {self.seed}."
+        return "In real time: the kernel's own TCP and UDP, between network namespaces at a real switch."
 
     @property
     def ok(self) -> bool:
@@ -96,10 +114,22 @@ def load_switch_file(path: str) -> SwitchFile:
     return parse_model(read_text(path), path, SwitchFile, switch_problems)
 
 
-def run_report(file: SwitchFile, tell: Callable[[str], None] = lambda _: None) -> Report:
-    """Run everything.  tell: is called with what runs now."""
+RunQuery = Callable[[QueryModel, int, bool], Side]
+"""Runs a workload with a seed on a lossless switch, or a lossy one."""
+
+
+def run_report(
+    file: SwitchFile, tell: Callable[[str], None] = lambda _: None, real: RunQuery | None = None
+) -> Report:
+    """Run everything.  tell: is called with what runs now.  real: runs the workloads, in real time; the path, which is
+    there in virtual time only, is then left out.
+
+    Raises `FabricFileError` for a file without workloads in real time, and what `real` raises.
+    """
     losses: list[LossRow] = []
-    if file.vswitch.path is not None:
+    if real is not None and not file.vswitch.workloads:
+        raise FabricFileError(f"{file.name}: it has no workloads, and nothing else runs in real time")
+    if file.vswitch.path is not None and real is None:
         tell("from socket to socket")
         losses = loss_table(_path_config(file.vswitch.path), _run_path)
     comparisons = []
@@ -107,9 +137,9 @@ def run_report(file: SwitchFile, tell: Callable[[str], None] = lambda _: None) -
         sides = []
         for lossless in (False, True):
             tell(f"{model.name}, {'lossless' if lossless else 'lossy'}")
-            sides.append(_run_query(model, file.seed, lossless))
+            sides.append((real or _run_query)(model, file.seed, lossless))
         comparisons.append(Comparison(model.name, model, *sides))
-    return Report(file.name, file.seed, losses, comparisons)
+    return Report(file.name, file.seed, losses, comparisons, "virtual" if real is None else "real")
 
 
 def _path_config(model: PathModel) -> PathConfig:
@@ -149,7 +179,7 @@ def _run_query(model: QueryModel, seed: int, lossless: bool) -> Side:
             mark_bytes=model.mark_bytes,
             signal=model.signal,
         )
-        work = _work(model, cluster, Random(f"{seed} {model.name} {run}"), workers)
+        work = _work(model, cluster, random_of(model, seed, run), workers)
         background = _background(model, cluster, seed, run)
         work.start()
         if background is not None:
@@ -162,17 +192,22 @@ def _run_query(model: QueryModel, seed: int, lossless: bool) -> Side:
         side.retransmitted += times.retransmitted
         in_time, answers = in_time + times.in_time, answers + times.answers
         side.background_ns += background.times.flows_ns if background else []
-        side.lost += sum(cluster.lost().values())
+        side.add_lost(cluster.lost())
         side.incomplete += work.incomplete if isinstance(work, DatagramQueries) else 0
     side.in_time = in_time / answers
     return side
+
+
+def random_of(model: QueryModel, seed: int, run: int, what: str = "") -> Random:
+    """The stream of one run."""
+    return Random(f"{seed} {model.name} {run}{what}")
 
 
 def _work(
     model: QueryModel, cluster: Cluster, random: Random, workers: list[str]
 ) -> PartitionAggregate | DatagramQueries:
     incast = model.kind == "incast"
-    queries = 1 if incast else model.queries
+    queries = model.queries_a_run
     deadline_ns, think_ns = int(model.deadline_ms * 1e6), 0 if incast else 50_000
     if model.transport == "udp":
         return DatagramQueries(
@@ -206,7 +241,7 @@ def _background(model: QueryModel, cluster: Cluster, seed: int, run: int) -> Bac
     bound_ns = model.workers * model.response_bytes * 8 / model.rate_gbps
     return Background(
         cluster,
-        Random(f"{seed} {model.name} {run} background"),
+        random_of(model, seed, run, " background"),
         [f"worker{n}" for n in range(model.workers)],
         mean_gap_ns=model.background.mean_gap_us * 1_000,
         sizes=model.background.sizes,
@@ -258,7 +293,7 @@ def write_report(report: Report, folder: FilePath) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw(report, folder / PICTURE)
     (folder / "report.json").write_text(json.dumps(as_data(report), indent=2) + "\n")
-    lines = [f"# {report.name}", "", f"In virtual time, seed {report.seed}.", ""]
+    lines = [f"# {report.name}", "", report.when, ""]
     if report.losses:
         lines += ["## From socket to socket", "", *_table(LOSS_HEAD, loss_lines(report.losses))]
     if report.comparisons:
@@ -275,6 +310,7 @@ def as_data(report: Report) -> dict[str, Any]:
     return {
         "name": report.name,
         "seed": report.seed,
+        "time": report.time,
         "ok": report.ok,
         "losses": [asdict(row) for row in report.losses],
         "workloads": [

@@ -71,6 +71,15 @@ class QueryModel(Strict):
     background: BackgroundModel | None = None
     runs: Annotated[int, Field(ge=1, le=100)] = 1
 
+    @property
+    def queries_a_run(self) -> int:
+        return 1 if self.kind == "incast" else self.queries
+
+    @property
+    def asked(self) -> int:
+        """Queries, in all runs."""
+        return self.queries_a_run * self.runs
+
 
 class SwitchSection(Strict):
     """The section ``vswitch``."""
