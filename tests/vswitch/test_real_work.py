@@ -31,9 +31,10 @@ NAME = f"verbena-work-{os.getpid()}"
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VERBENA_RUN", str(tmp_path / "run"))
-    monkeypatch.setattr(registry, "FOLDER", tmp_path / "run")
+def _own_registry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("run")  # without the test's name: a socket's path has 107 bytes at most
+    monkeypatch.setenv("VERBENA_RUN", str(folder))
+    monkeypatch.setattr(registry, "FOLDER", folder)
 
 
 def model(**more: Any) -> QueryModel:

@@ -151,7 +151,7 @@ class Registration:
             self._write()
         except OSError as error:
             raise SystemLimitError(
-                f"{error.filename or FOLDER} cannot be written: {error.strerror} (run it as root)"
+                f"{error.filename or FOLDER} cannot be written: {error.strerror or error} (run it as root)"
             ) from None
 
     def _listen(self) -> StatusSocket:
