@@ -16,7 +16,7 @@ from verbena.team.card import BurstMember
 from verbena.team.config import TeamConfig
 from verbena.team.host import TeamHost
 from verbena.team.offload.states import OffloadConfig
-from verbena.team.stack.host import HostStack, Interface
+from verbena.team.stack.host import HostStack
 from verbena.team.stack.tcp_states import TcpOptions
 from verbena.vswitch.config import PortConfig
 from verbena.vswitch.switch import VirtualSwitch
@@ -154,41 +154,3 @@ class Site(World):
 def drops(of: Any, way: str) -> int:
     """All that was dropped in one direction."""
     return sum(n for key, n in of.counters.items() if key.startswith(f"drop.{way}."))
-
-
-class Stream:
-    """Bytes from one stack to another by TCP.  got: what arrived."""
-
-    def __init__(
-        self,
-        here: tuple[HostStack, Interface],
-        there: tuple[HostStack, Interface],
-        data: bytes,
-        port: int = 80,
-    ) -> None:
-        self.data, self.sent, self.got, self.ended = data, 0, bytearray(), False
-        there[0].listen(there[1], port, self._accept)
-        self.connection = here[0].connect(here[1], (there[1].address, port))
-        self.connection.on_change = self._pump
-
-    def _pump(self) -> None:
-        connection = self.connection
-        while self.sent < len(self.data) and connection.error is None and connection.room:
-            self.sent += connection.write(self.data[self.sent : self.sent + connection.room])
-        if self.sent == len(self.data) and connection.is_open:
-            connection.close()
-
-    def _accept(self, connection: Any, peer: object) -> None:
-        def come() -> None:
-            if connection.readable:
-                self.got += connection.read()
-            if connection.at_end and not self.ended:
-                self.ended = True
-                connection.close()
-
-        connection.on_change = come
-        come()
-
-    @property
-    def done(self) -> bool:
-        return self.ended

@@ -12,6 +12,7 @@ from verbena.team.config import TeamConfig
 from verbena.team.host import TeamHost
 from verbena.team.offload.session import Session
 from verbena.team.offload.states import MILLISECOND, OffloadConfig, Path
+from verbena.team.stack.host import HostStack, Interface
 from verbena.team.stack.tcp_states import TcpOptions
 
 TEAM_VLAN, UPLOAD_VLAN = 10, 20
@@ -127,19 +128,22 @@ def connect(
     return made, accepted[0]
 
 
-class Stream:
-    """Bytes from one stack to another over plain TCP by T-virtual: legacy traffic.  got: what arrived."""
+class StackStream:
+    """Bytes from one stack to another by TCP.  got: what arrived."""
 
     def __init__(
-        self, lab: Lab, data: bytes, a: int = 0, b: int = 1, vlan: int = TEAM_VLAN, port: int = 80
+        self,
+        here: tuple[HostStack, Interface],
+        there: tuple[HostStack, Interface],
+        data: bytes,
+        port: int = 80,
     ) -> None:
         self.data, self.sent, self.got, self.ended = data, 0, bytearray(), False
-        here, there = lab.hosts[a], lab.hosts[b]
-        far = there.interfaces[vlan]
-        if (far.packed, port) in there.stack._listeners:
-            there.stack.unlisten(far, port)
-        there.stack.listen(far, port, self._accept)
-        self.connection = here.stack.connect(here.interfaces[vlan], (far.address, port))
+        stack, far = there
+        if (far.packed, port) in stack._listeners:
+            stack.unlisten(far, port)
+        stack.listen(far, port, self._accept)
+        self.connection = here[0].connect(here[1], (far.address, port))
         self.connection.on_change = self._pump
 
     def _pump(self) -> None:
@@ -163,3 +167,13 @@ class Stream:
     @property
     def done(self) -> bool:
         return self.ended and self.got == self.data
+
+
+class Stream(StackStream):
+    """Between two hosts of a lab, over plain TCP by T-virtual: legacy traffic."""
+
+    def __init__(
+        self, lab: Lab, data: bytes, a: int = 0, b: int = 1, vlan: int = TEAM_VLAN, port: int = 80
+    ) -> None:
+        ends = ((lab.hosts[n].stack, lab.hosts[n].interfaces[vlan]) for n in (a, b))
+        super().__init__(*ends, data, port)

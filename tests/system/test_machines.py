@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from machines_lab import OWN_VLAN, UPLOAD_VLAN, Machine, Site, Stream
+from machines_lab import OWN_VLAN, UPLOAD_VLAN, Machine, Site
 from system.world import FAST, MS
+from team_lab import StackStream as Stream
 from team_lab import Transfer
 from verbena.team.frames import take_tag
 from verbena.team.offload.states import Path

@@ -18,7 +18,8 @@ from cli.processes import two_addresses
 from verbena import _pure
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.overlay_credits import CreditLedger
-from verbena.runtime.overlay_port import OverlayPort, udp_text
+from verbena.runtime.overlay_port import OverlayPort
+from verbena.runtime.udp_socket import udp_text
 from verbena.runtime.vswitch_loop import SwitchLoop
 from verbena.scenario.vswitch_ports import LiveModel, live_problems, udp_address
 from verbena.vswitch.config import PortConfig

@@ -19,9 +19,9 @@ from verbena import _pure
 from verbena.runtime import namespaces
 from verbena.runtime.rtnetlink import LinkControl
 from verbena.runtime.shm_port import card_pair
-from verbena.runtime.socket_loop import SO_RCVBUFFORCE
 from verbena.runtime.tap import Tap
 from verbena.runtime.tap_port import TapPort
+from verbena.runtime.udp_socket import SO_RCVBUFFORCE
 from verbena.runtime.vswitch_loop import SwitchLoop
 from verbena.vswitch.config import Marks, PortConfig, SwitchConfig
 from verbena.wire.offload import checksum

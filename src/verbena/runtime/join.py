@@ -20,7 +20,8 @@ from verbena.errors import SystemLimitError, VerbenaError
 from verbena.fabric.topology import PortId
 from verbena.runtime.hello import Welcome, ask
 from verbena.runtime.link_end import LinkTimes
-from verbena.runtime.real_fabric import START_S, RealFabric, bound, parse_address
+from verbena.runtime.real_fabric import START_S, RealFabric, parse_address
+from verbena.runtime.udp_socket import bound
 from verbena.transport.kinds import AckPolicy
 from verbena.verbs.context import Context
 

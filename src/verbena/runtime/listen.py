@@ -19,7 +19,8 @@ from verbena.management.store import TopologyStore
 from verbena.management.subnet_manager.config import SubnetManagerConfig
 from verbena.runtime.hello import HELLO_BYTES, Hello, HelloError, refusal, welcome
 from verbena.runtime.link_end import LinkTimes
-from verbena.runtime.real_fabric import RealFabric, bound
+from verbena.runtime.real_fabric import RealFabric
+from verbena.runtime.udp_socket import bound
 
 log = logging.getLogger("verbena")
 MOST_CONNECTIONS = 16_384

@@ -15,19 +15,19 @@ import socket
 import struct
 from collections import deque
 
-from verbena.errors import InvalidAttributeError, SystemLimitError
+from verbena.errors import InvalidAttributeError
 from verbena.runtime.overlay_credits import CreditLedger
 from verbena.runtime.poll_port import PollPort
+from verbena.runtime.udp_socket import bound
 from verbena.vswitch.kinds import CLASSES
 from verbena.vswitch.switch import SwitchPort
 from verbena.wire.errors import DecodeError
-from verbena.wire.offload import PLAIN, finish
+from verbena.wire.offload import PLAIN
 from verbena.wire.overlay import OverlayCredits, is_credits
 from verbena.wire.vxlan import LARGEST_VNI, VxlanHeader
 
-SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_MEMINFO = 33, 32, 55
+SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8
-BUFFER_BYTES = 16 << 20
 LARGEST_DATAGRAM = 65_535
 TELL_NS = 100_000_000
 """How often credits are told while nothing happens, so that a lost message costs no more."""
@@ -62,11 +62,10 @@ class OverlayPort(PollPort):
             raise InvalidAttributeError(
                 f"{local[0]} and {peer[0]}: both are IPv4 addresses, or both IPv6 ones"
             )
-        super().__init__()
+        super().__init__(trailer)
         self.vni, self.local, self.peer = vni, local, peer
-        self._trailer = trailer
         self._header = VxlanHeader(vni=vni).pack()
-        self._sock = _bound(local)
+        self._sock = bound(local)
         self.ledger = CreditLedger(secrets.randbelow((1 << 32) - 1) + 1, self._window(max_frame))
         self._buffer = bytearray(LARGEST_DATAGRAM + 1)
         self._view = memoryview(self._buffer)
@@ -147,7 +146,7 @@ class OverlayPort(PollPort):
             frame = bytes(self._view[VxlanHeader.SIZE : size])
             priority = self._class_of(frame)
             if self.ledger.receive(priority):
-                self._held[priority].append(frame + PLAIN if self._trailer else frame)
+                self._held[priority].append(frame + PLAIN if self.trailer else frame)
             else:
                 self.tally["not_granted"] += 1
 
@@ -194,20 +193,11 @@ class OverlayPort(PollPort):
             if found is None:
                 break
             moved += 1
-            for frame in self._outgoing(found[0]):
+            for frame in self.completed(found[0]):
                 self._late[self._class_of(frame)].append(frame)
         self._obey()
         self.watch(self._sock.fileno(), True, self._blocked)
         return moved
-
-    def _outgoing(self, data: bytes) -> list[bytes]:
-        if not self._trailer:
-            return [data]
-        try:
-            return finish(data[: -len(PLAIN)], data[-len(PLAIN) :])
-        except DecodeError:
-            self.tally["bad_offload"] += 1
-            return []
 
     def _send(self) -> bool:
         """What waits goes, as far as it may.  False: the socket takes no more."""
@@ -258,30 +248,3 @@ class OverlayPort(PollPort):
     def close(self) -> None:
         super().close()
         self._sock.close()
-
-
-def udp_text(address: tuple[str, int]) -> str:
-    """An address and a port as people write them: ``192.0.2.1:4789``, ``[2001:db8::1]:4789``."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _bound(local: tuple[str, int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
-    try:
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise SystemLimitError(f"an overlay at {local[0]} cannot be had: {error.strerror}") from None
-    try:
-        sock.bind(local)
-    except OSError as error:
-        sock.close()
-        raise SystemLimitError(
-            f"the overlay's address {udp_text(local)} cannot be had: {error.strerror}"
-        ) from None
-    for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
-    return sock

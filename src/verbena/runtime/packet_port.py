@@ -47,9 +47,8 @@ class PacketPort(PollPort):
     ) -> None:
         if signal not in SIGNALS:
             raise InvalidAttributeError(f"signal = {signal!r}: one of {', '.join(SIGNALS)}")
-        super().__init__()
+        super().__init__(trailer)
         self.interface = interface
-        self._trailer = trailer
         self._signal, self._rate, self._source = signal, rate_bps, source
         self._held: list[bytes] = []
         self._late: list[tuple[bytes, bytes]] = []
@@ -81,7 +80,7 @@ class PacketPort(PollPort):
 
     def _heard(self, message: bytes) -> None:
         assert self.throttle is not None
-        message = message[: -len(PLAIN)] if self._trailer else message
+        message = message[: -len(PLAIN)] if self.trailer else message
         if not is_mac_control(message):
             self.tally["reserved"] += 1  # such as LLDP: between neighbours, never forwarded
             return
@@ -111,7 +110,7 @@ class PacketPort(PollPort):
         """The next frame from the cable, cut and completed where the switch's other ports want that."""
         while (found := self.interface.read()) is not None:
             view, header = found
-            if self._trailer:
+            if self.trailer:
                 self._held = [bytes(view) + header]
                 return True
             try:
@@ -139,16 +138,11 @@ class PacketPort(PollPort):
         return moved
 
     def _outgoing(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        if not self._trailer:
+        if not self.trailer:
             return [(data, PLAIN)]
-        frame, header = data[: -len(PLAIN)], data[-len(PLAIN) :]
         if self.interface.offload:
-            return [(frame, header)]
-        try:
-            return [(piece, PLAIN) for piece in finish(frame, header)]
-        except DecodeError:
-            self.tally["bad_offload"] += 1
-            return []
+            return [(data[: -len(PLAIN)], data[-len(PLAIN) :])]
+        return [(piece, PLAIN) for piece in self.completed(data)]
 
     def _send(self) -> bool:
         while self._late:

@@ -14,13 +14,19 @@ from collections.abc import Sequence
 
 from verbena.vswitch.kinds import Outcome
 from verbena.vswitch.switch import SwitchPort
+from verbena.wire.errors import DecodeError
+from verbena.wire.offload import PLAIN, finish
 
 
 class PollPort:
-    """A `vswitch_loop.PortDriver` but for `feed` and `drain`.  `tally`: what was dropped here, by cause."""
+    """A `vswitch_loop.PortDriver` but for `feed` and `drain`.  `tally`: what was dropped here, by cause.
 
-    def __init__(self) -> None:
+    trailer: frames in the switch have a ``virtio_net_hdr`` behind them.
+    """
+
+    def __init__(self, trailer: bool = False) -> None:
         self.closed = False
+        self.trailer = trailer
         self.tally: Counter[str] = Counter()
         self._port: SwitchPort | None = None
         self._epoll = select.epoll()
@@ -55,6 +61,16 @@ class PollPort:
         if outcome == Outcome.CONTROL:
             return self.port.send(frame)
         return bool(outcome != Outcome.FULL)
+
+    def completed(self, data: bytes) -> list[bytes]:
+        """A frame of the switch for a place that knows no offload: cut, with its checksums."""
+        if not self.trailer:
+            return [data]
+        try:
+            return finish(data[: -len(PLAIN)], data[-len(PLAIN) :])
+        except DecodeError:
+            self.tally["bad_offload"] += 1
+            return []
 
     def flush(self) -> None:
         """Nobody has to be woken: descriptors do that themselves."""

@@ -264,27 +264,6 @@ class RealFabric(FabricBase):
             self.clock.call_at(self.now + WRITE_EVERY_NS, self._write_captures)
 
 
-def bound(address: tuple[str, int]) -> socket.socket:
-    """A UDP socket for links, with large buffers; raises `SystemLimitError`."""
-    from verbena.runtime.udp import SO_RCVBUFFORCE, SO_SNDBUFFORCE, SOCKET_BUFFER
-
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise SystemLimitError(
-            f"UDP {address[0]} port {address[1]} cannot be had: {error.strerror}"
-        ) from None
-    for forced, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
-    return sock
-
-
 def parse_address(text: str) -> tuple[str, int]:
     """``127.0.0.1:18600`` or ``[::1]:18600``; raises `InvalidAttributeError`."""
     host, colon, port = text.rpartition(":")

@@ -17,13 +17,14 @@ from typing import Any, Self
 
 from verbena.errors import InvalidAttributeError, VerbenaError
 from verbena.runtime.made_namespaces import MadeNamespaces
-from verbena.runtime.overlay_port import OverlayPort, udp_text
+from verbena.runtime.overlay_port import OverlayPort
 from verbena.runtime.packet_port import PacketPort
 from verbena.runtime.packet_socket import PacketInterface
 from verbena.runtime.shm_port import CardListener
 from verbena.runtime.stream_port import StreamListener
 from verbena.runtime.tap import Tap, missing_permission
 from verbena.runtime.tap_port import TapPort
+from verbena.runtime.udp_socket import udp_text
 from verbena.runtime.vswitch_loop import PortDriver, SwitchLoop
 from verbena.vswitch.config import PortConfig, SwitchConfig
 from verbena.vswitch.watchdog import Watchdog

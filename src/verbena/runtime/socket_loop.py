@@ -15,7 +15,6 @@ from verbena.errors import SystemLimitError
 from verbena.runtime.namespaces import inside
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-SO_RCVBUFFORCE = 33
 NET_COUNTERS = ("snmp", "netstat")
 
 

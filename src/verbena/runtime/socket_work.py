@@ -15,7 +15,8 @@ from functools import partial
 from random import Random
 
 from verbena.errors import InvalidAttributeError, SystemLimitError, VerbenaError
-from verbena.runtime.socket_loop import READ, SO_RCVBUFFORCE, WRITE, SocketLoop, Station
+from verbena.runtime.socket_loop import READ, WRITE, SocketLoop, Station
+from verbena.runtime.udp_socket import SO_RCVBUFFORCE
 from verbena.vswitch.workloads import DATAGRAM_BYTES, Times
 
 PORT, BACKGROUND_PORT = 7_400, 7_401

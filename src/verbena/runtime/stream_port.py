@@ -18,8 +18,7 @@ from collections import deque
 
 from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.poll_port import PollPort
-from verbena.wire.errors import DecodeError
-from verbena.wire.offload import PLAIN, finish
+from verbena.wire.offload import PLAIN
 
 LENGTH = struct.Struct(">I")
 LONGEST = 4096 + 65_536
@@ -33,9 +32,8 @@ class StreamPort(PollPort):
     """sock: connected.  trailer: frames in the switch have a ``virtio_net_hdr`` behind them; the socket's have none."""
 
     def __init__(self, sock: socket.socket, *, trailer: bool = False) -> None:
-        super().__init__()
+        super().__init__(trailer)
         self._sock = sock
-        self._trailer = trailer
         self._buffer = bytearray(LONGEST + READ_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -93,7 +91,7 @@ class StreamPort(PollPort):
             if self._end - at < size:
                 break
             frame = bytes(self._view[at : at + size])
-            if not self.offer(frame + PLAIN if self._trailer else frame):
+            if not self.offer(frame + PLAIN if self.trailer else frame):
                 self._full = True
                 break
             self._start = at + size
@@ -121,19 +119,10 @@ class StreamPort(PollPort):
             if found is None:
                 break
             count += 1
-            for frame in self._plain(found[0]):
+            for frame in self.completed(found[0]):
                 self._out.append(LENGTH.pack(len(frame)) + frame)
                 self._out_bytes += LENGTH.size + len(frame)
         return count
-
-    def _plain(self, data: bytes) -> list[bytes]:
-        if not self._trailer:
-            return [data]
-        try:
-            return finish(data[: -len(PLAIN)], data[-len(PLAIN) :])
-        except DecodeError:
-            self.tally["bad_offload"] += 1
-            return []
 
     def _send(self) -> bool:
         """True: everything that was gathered has gone."""

@@ -28,6 +28,7 @@ from verbena.errors import InvalidAttributeError, SystemLimitError
 from verbena.runtime.descriptors import ServedWaiting
 from verbena.runtime.service import Service
 from verbena.runtime.udp_plain import UDP_GRO, UDP_SEGMENT, PlainLoop, SocketWire
+from verbena.runtime.udp_socket import enlarge
 from verbena.runtime.wires import Wire
 from verbena.transport.kinds import AckPolicy
 from verbena.verbs.context import Context
@@ -37,15 +38,12 @@ try:
 except ImportError:
     UdpLoop = None
 
-SO_RCVBUFFORCE = 33
-SO_SNDBUFFORCE = 32
 SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8  # the ninth of its 32-bit numbers
 IP_PMTUDISC_DO = 2
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
 UDP_NO_CHECK6_RX = 102
-SOCKET_BUFFER = 16 << 20
 LARGEST_WINDOW = 2 << 20
 SMALLEST_WINDOW = 64 << 10
 # IP, UDP, BTH, RETH, immediate and CRC around a payload of the path MTU.
@@ -104,14 +102,7 @@ def bound_socket(address: str, port: int) -> socket.socket:
         else:
             why = f"cannot be had: {error.strerror}"
         raise SystemLimitError(f"UDP {address} port {port} {why}") from None
-    for forced, plain in (
-        (SO_RCVBUFFORCE, socket.SO_RCVBUF),
-        (SO_SNDBUFFORCE, socket.SO_SNDBUF),
-    ):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
+    enlarge(sock)
     return sock
 
 
