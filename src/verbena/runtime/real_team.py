@@ -77,13 +77,13 @@ class RealTeam:
                 raise InvalidAttributeError(f"VLAN {vlan} has an address, and is no group of the team")
             name = f"{config.name}.{vlan}" if vlan else config.name
             tap = Tap(name, mac=card.mac, mtu=config.team.mtu, addresses=[address])
-            self.bindings.append(TapBinding(self.loop, self.trace, card, tap))
+            self.bindings.append(TapBinding(self.loop, self.driver, card, tap))
         upload = self.driver.rdma_miniport
         if upload is not None and config.upload_address is not None:
             tap = Tap(
                 f"{config.name}.r", mac=upload.mac, mtu=config.team.mtu, addresses=[config.upload_address]
             )
-            self.bindings.append(TapBinding(self.loop, self.trace, upload, tap))
+            self.bindings.append(TapBinding(self.loop, self.driver, upload, tap))
         for name in config.members:
             self.add(name)
 
