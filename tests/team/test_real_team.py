@@ -21,7 +21,9 @@ import pytest
 
 from verbena.errors import FabricFileError
 from verbena.runtime.namespaces import inside
+from verbena.runtime.real_loop import RealLoop
 from verbena.runtime.tap import missing_permission
+from verbena.runtime.team_ports import LOOK_NS, LinkWatch, PacketPort
 from verbena.scenario.team_file import parse_team
 
 network = pytest.mark.network("netns", "tap", "raw")
@@ -254,6 +256,46 @@ def test_the_administrator_s_commands(world: World) -> None:
     wrong_one = world.ask("a", "offload", "beef")
     assert wrong_one == {"error": "0 connections begin with 'beef': `status` lists them"}
     assert world.ask("a", "dance") == {"error": "a team knows no 'dance'"}
+
+
+@network
+@pytest.mark.requirement("TEM-03")
+def test_a_lost_carrier_is_seen_by_whoever_sends() -> None:
+    """Before the kernel tells, which may take it a second; and what it tells late does not bring the link back."""
+    if missing_permission():
+        pytest.skip(str(missing_permission()))
+    name = f"vteam{os.getpid()}c"
+    ip("netns", "add", name)
+    loop = RealLoop()
+    try:
+        ip("-n", name, "link", "add", "here", "type", "veth", "peer", "name", "there")
+        ip("-n", name, "link", "set", "here", "up")
+        ip("-n", name, "link", "set", "there", "up")
+        told: list[bool] = []
+
+        def make() -> PacketPort:
+            with loop.lock:
+                return PacketPort(loop, LinkWatch(loop), "here")
+
+        port = inside(name, make)
+        World.until(lambda: port.is_up)
+        with loop.lock:  # nothing that the kernel tells is looked at meanwhile
+            port.attach(lambda frame: None, told.append)
+            ip("-n", name, "link", "set", "there", "down")
+            time.sleep(2 * LOOK_NS / 1e9)
+            port.transmit(bytes(60))
+            assert not port.is_up
+            assert told == [False]
+            port._link(True)
+            assert told == [False]
+        ip("-n", name, "link", "set", "there", "up")
+        World.until(lambda: port.is_up)
+        assert told == [False, True]
+        with loop.lock:
+            port.close()
+    finally:
+        loop.close()
+        ip("netns", "del", name)
 
 
 GOOD = "members: [eth0]\nvlans: {10: 10.0.0.1/24}\n"

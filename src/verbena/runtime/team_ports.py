@@ -1,8 +1,10 @@
 """A team's ends in real time: interfaces of the operating system as members, TAP devices as virtual cards.
 
 A member is a packet socket (Linux, packet(7)) on any Ethernet interface: a card, one end of a veth pair.  Large frames
-stay whole (``PACKET_VNET_HDR``), tags that the kernel has taken off come back (``PACKET_AUXDATA``), and links that come
-and go are told by the kernel the moment that they do (rtnetlink(7)), not found out by looking.
+stay whole (``PACKET_VNET_HDR``), and tags that the kernel has taken off come back (``PACKET_AUXDATA``).
+
+The kernel tells of links that come and go (rtnetlink(7)).  Of a carrier that was lost it may tell only a second after
+the last such event (Linux, net/core/link_watch.c); so whoever sends looks, too, at most every `LOOK_NS`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ TP_STATUS_VLAN_VALID = 0x10
 AUXDATA = struct.Struct("=I12xHH")
 """tpacket_auxdata: status, vlan_tci, vlan_tpid."""
 SIOCGIFHWADDR, SIOCGIFMTU, SIOCGIFINDEX, SIOCGIFFLAGS = 0x8927, 0x8921, 0x8933, 0x8913
+SIOCETHTOOL, ETHTOOL_GLINK = 0x8946, 0xA
+LOOK_NS = 1_000_000
 IFF_UP, IFF_RUNNING, IFF_LOWER_UP = 0x1, 0x40, 0x10000
 RTMGRP_LINK, RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 1, 16, 17, 18
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
@@ -160,6 +164,8 @@ class PacketPort(Upper):
             self._arp_before = self._arp.read_text()
             self._arp.write_text("1")
         self._sock.setblocking(False)
+        self._carrier = (ctypes.c_uint32 * 2)(ETHTOOL_GLINK, 1)  # ethtool_value
+        self._looked_ns = 0
         self._is_up = bool(flags & IFF_UP and flags & IFF_RUNNING)
         self._watch = watch
         watch.listeners[self.index] = self._link
@@ -172,8 +178,18 @@ class PacketPort(Upper):
     def is_up(self) -> bool:
         return self._is_up
 
+    def _has_carrier(self) -> bool:
+        """What is true now; True, too, where the interface's driver cannot tell."""
+        name = self.name.encode()[:15]
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(
+                self._sock, SIOCETHTOOL, struct.pack("16sP16x", name, ctypes.addressof(self._carrier))
+            )
+        return bool(self._carrier[1])
+
     def _link(self, up: bool) -> None:
-        if up != self._is_up:
+        # What the kernel told may be older than what was seen.
+        if up != self._is_up and (not up or self._has_carrier()):
             self._is_up = up
             self.tell(up)
 
@@ -186,6 +202,11 @@ class PacketPort(Upper):
         return self._give((header, front, rest))
 
     def _give(self, parts: tuple[bytes | memoryview, ...]) -> bool:
+        now = self.loop.now()
+        if now - self._looked_ns > LOOK_NS:
+            self._looked_ns = now
+            if self._is_up and not self._has_carrier():
+                self._link(False)
         try:
             self._sock.sendmsg(parts)
         except OSError as error:
