@@ -19,6 +19,7 @@ from random import Random
 
 import pytest
 
+from team_world import PATIENT, World, ip
 from verbena.errors import FabricFileError
 from verbena.runtime.namespaces import inside
 from verbena.runtime.real_loop import RealLoop
@@ -27,79 +28,6 @@ from verbena.runtime.team_ports import LOOK_NS, LinkWatch, PacketPort
 from verbena.scenario.team_file import parse_team
 
 network = pytest.mark.network("netns", "tap", "raw")
-PATIENT = 40
-
-
-def ip(*command: str) -> None:
-    subprocess.run(["ip", *command], check=True, capture_output=True)
-
-
-class World:
-    """Two namespaces, three veth pairs between them, a team of three members in each; the third is an RDMA card."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.names = [f"vteam{os.getpid()}{end}" for end in "ab"]
-        self.programs: list[subprocess.Popen[str]] = []
-        for name in self.names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        a, b = self.names
-        for i in range(3):
-            ip("link", "add", f"a{i}", "netns", a, "type", "veth", "peer", "name", f"b{i}", "netns", b)
-            ip("-n", a, "link", "set", f"a{i}", "up")
-            ip("-n", b, "link", "set", f"b{i}", "up")
-        for number, end in enumerate("ab"):
-            ip("-n", self.names[number], "addr", "add", f"10.99.0.{number + 1}/24", "dev", f"{end}2")
-            file = folder / f"{end}.yaml"
-            file.write_text(
-                f"name: t{end}\nmembers: [{end}0, {end}1, {end}2]\nlacp: true\n"
-                f"vlans: {{10: 10.10.0.{number + 1}/24, 11: 10.11.0.{number + 1}/24}}\n"
-                f"rdma: {{vlan: 20, address: 10.20.0.{number + 1}/24, adapters: {{{end}2: 10.99.0.{number + 1}}}}}\n"
-            )
-            control = str(folder / f"{end}.sock")
-            self.start(
-                number, sys.executable, "-m", "verbena.cli.main", "team", "up", str(file), "-q", "-c", control
-            )
-        self.until(lambda: all(self.active(end) == 3 for end in "ab"))
-
-    def start(self, number: int, *command: str) -> subprocess.Popen[str]:
-        program = subprocess.Popen(
-            ["ip", "netns", "exec", self.names[number], *command], stdout=subprocess.DEVNULL, text=True
-        )
-        self.programs.append(program)
-        return program
-
-    def ask(self, end: str, what: str, name: str = "") -> dict:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENT)
-            connection.connect(str(self.folder / f"{end}.sock"))
-            connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
-            return json.loads(connection.makefile().readline())
-
-    def active(self, end: str) -> int:
-        try:
-            return sum(member["state"] == "ACTIVE" for member in self.ask(end, "status")["members"])
-        except (OSError, ValueError):
-            return 0
-
-    @staticmethod
-    def until(ready: object) -> None:
-        end = time.monotonic() + PATIENT
-        while not ready():  # type: ignore[operator]
-            assert time.monotonic() < end, "it did not happen in time"
-            time.sleep(0.05)
-
-    def link(self, end: str, number: int, up: bool) -> None:
-        ip("-n", self.names["ab".index(end)], "link", "set", f"{end}{number}", "up" if up else "down")
-
-    def close(self) -> None:
-        for program in self.programs:
-            program.send_signal(signal.SIGTERM)
-        for program in self.programs:
-            program.wait(PATIENT)
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")

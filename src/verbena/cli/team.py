@@ -34,6 +34,12 @@ def answer(team: RealTeam, request: dict[str, Any]) -> dict[str, Any]:
             team.fail(name)
         elif what == "recover":
             team.recover(name)
+        elif what == "add":
+            team.add(name)
+        elif what == "remove":
+            team.remove(name)
+        elif what == "release":
+            team.pin(name, None)
         elif what in ("offload", "upload"):
             team.pin(name, Way[what.upper()])
         elif what != "status":
