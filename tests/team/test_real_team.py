@@ -26,6 +26,7 @@ from verbena.runtime.real_loop import RealLoop
 from verbena.runtime.tap import missing_permission
 from verbena.runtime.team_ports import LOOK_NS, LinkWatch, PacketPort
 from verbena.scenario.team_file import parse_team
+from verbena.wire.offload import PLAIN
 
 network = pytest.mark.network("netns", "tap", "raw")
 
@@ -211,14 +212,19 @@ def test_a_lost_carrier_is_seen_by_whoever_sends() -> None:
             port.attach(lambda frame: None, told.append)
             ip("-n", name, "link", "set", "there", "down")
             time.sleep(2 * LOOK_NS / 1e9)
-            port.transmit(bytes(60))
+            assert not port.transmit_parts(bytes(12), memoryview(bytes(48)), PLAIN)
             assert not port.is_up
             assert told == [False]
             port._link(True)
             assert told == [False]
         ip("-n", name, "link", "set", "there", "up")
         World.until(lambda: port.is_up)
-        assert told == [False, True]
+        ip("-n", name, "link", "set", "there", "down")
+        time.sleep(2 * LOOK_NS / 1e9)
+        with loop.lock:
+            port.transmit(bytes(60))
+        World.until(lambda: not port.is_up)
+        assert told == [False, True, False]
         with loop.lock:
             port.close()
     finally:

@@ -166,6 +166,7 @@ class PacketPort(Upper):
         self._sock.setblocking(False)
         self._carrier = (ctypes.c_uint32 * 2)(ETHTOOL_GLINK, 1)  # ethtool_value
         self._looked_ns = 0
+        self._gone = False
         self._is_up = bool(flags & IFF_UP and flags & IFF_RUNNING)
         self._watch = watch
         watch.listeners[self.index] = self._link
@@ -195,25 +196,41 @@ class PacketPort(Upper):
 
     def transmit(self, frame: bytes) -> bool:
         """Implements `EthernetPort.transmit`."""
-        return self._give((getattr(frame, "header", PLAIN), frame))
+        if self._give((getattr(frame, "header", PLAIN), frame)):
+            return True
+        if self._gone:  # not at once: whoever sends now does not expect the team to change meanwhile
+            self.loop.call_soon(self._look)
+        return False
 
     def transmit_parts(self, front: bytes, rest: memoryview, header: bytes) -> bool:
-        """The same for a frame in two parts, with its virtio_net_hdr; `rest` is not kept."""
-        return self._give((header, front, rest))
+        """The same for a frame in two parts, with its virtio_net_hdr; `rest` is not kept.
+
+        Where it does not go because the link has gone, the team knows that when this returns.
+        """
+        if self._give((header, front, rest)):
+            return True
+        self._look()
+        return False
+
+    def _look(self) -> None:
+        if self._gone:
+            self._gone = False
+            self._link(False)
 
     def _give(self, parts: tuple[bytes | memoryview, ...]) -> bool:
         now = self.loop.now()
         if now - self._looked_ns > LOOK_NS:
             self._looked_ns = now
             if self._is_up and not self._has_carrier():
-                self._link(False)
+                self._gone = True
+                self.counters["drop.tx.carrier"] += 1
+                return False
         try:
             self._sock.sendmsg(parts)
         except OSError as error:
             full = isinstance(error, BlockingIOError)
             self.counters["drop.tx.full" if full else "drop.tx.system"] += 1
-            if error.errno in GONE:  # earlier than the watch tells
-                self._link(False)
+            self._gone = error.errno in GONE  # earlier than the watch tells
             return False
         self.counters["tx"] += 1
         return True

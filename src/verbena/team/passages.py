@@ -91,6 +91,7 @@ class Passages:
             member.counters["drop.tx.card"] += 1
             if member.is_usable:  # else its link has just gone, and another one has its flows
                 return True
+            passage.fronts.clear()
         return True
 
     def _leave(
