@@ -147,7 +147,7 @@ class RealTeam:
             self.driver.recover(member)
 
     def pin(self, connection: str, path: Path | None) -> None:
-        """Put a connection on a path, None: on the one that the policy says; connection: the beginning of its identity."""
+        """Put a connection on a path, None: as the policy says; connection: the beginning of its identity."""
         if self.node is None:
             raise InvalidAttributeError("this team has no RDMA card: there is nothing to offload to")
         with self.node.loop.lock:
