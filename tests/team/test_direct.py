@@ -17,7 +17,13 @@ from random import Random
 
 import pytest
 
-from verbena.errors import ConnectionRefused, InvalidAttributeError, InvalidStateError, ResourceError
+from verbena.errors import (
+    ConnectionLost,
+    ConnectionRefused,
+    InvalidAttributeError,
+    InvalidStateError,
+    ResourceError,
+)
 from verbena.runtime.direct import REAL, DirectNode, DirectSocket
 from verbena.runtime.direct_streams import open_connection, start_server
 from verbena.runtime.real_loop import RealLoop
@@ -349,6 +355,13 @@ def test_a_descriptor_that_was_closed_is_not_called_for() -> None:
     for pair in pairs:
         for sock in pair:
             sock.close()
+
+
+def test_an_address_that_is_gone_ends_in_an_error(nodes: tuple[DirectNode, DirectNode]) -> None:
+    nodes[1].create_server(7003)
+    nodes[0]._addresses[Path.UPLOAD] = "192.0.2.77"
+    with pytest.raises(ConnectionLost, match="the connection was not made"):
+        nodes[0].create_connection((f"{NET}.1.2", 7003), PATIENT)
 
 
 def test_settings_are_values() -> None:

@@ -179,11 +179,33 @@ def test_the_administrator_s_commands(world: World) -> None:
     world.until(lambda: world.active("b") == 2)
     world.ask("a", "recover", "a1")
     world.until(lambda: world.active("b") == world.active("a") == 3)
+    assert [m["name"] for m in world.ask("a", "remove", "a1")["members"]] == ["a0", "a2"]
+    world.until(lambda: world.active("b") == 2)
+    assert verbena("add", "a1").returncode == 0
+    world.until(lambda: world.active("b") == world.active("a") == 3)
+    again = verbena("add", "a1")
+    assert again.stderr == "verbena team add: a1 is in the team already\n"
+    none = verbena("add", "eth9")
+    assert none.stderr == "verbena team add: interface eth9 cannot be a member: No such device\n"
+    second = verbena("up", str(world.folder / "a.yaml"))
+    assert second.returncode == 1
+    assert second.stderr.startswith("verbena team up: a team runs already at ")
+    assert verbena("status").returncode == 0  # and still does
     wrong = verbena("fail", "eth9")
     assert wrong.returncode == 1
-    assert wrong.stderr == "verbena team fail: the team has no member eth9: it has a0, a1, a2\n"
+    assert wrong.stderr == "verbena team fail: the team has no member eth9: it has a0, a2, a1\n"
     wrong_one = world.ask("a", "offload", "beef")
     assert wrong_one == {"error": "0 connections begin with 'beef': `status` lists them"}
+    lost = subprocess.run(
+        [sys.executable, "-m", "verbena.cli.main", "team", "status", "-c", str(world.folder / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert lost.returncode == 1
+    assert lost.stderr.startswith(
+        f"verbena team status: no team answers at {world.folder / 'none'} (No such file"
+    )
     assert world.ask("a", "dance") == {"error": "a team knows no 'dance'"}
 
 
@@ -247,6 +269,7 @@ GOOD = "members: [eth0]\nvlans: {10: 10.0.0.1/24}\n"
         (GOOD + "rdma: {vlan: 10, address: 10.2.0.1/24, adapters: {eth0: 1.2.3.4}}\n", "dedicated"),
         (GOOD + "rdma: {vlan: 20, address: 10.2.0.1/24, adapters: {eth1: 1.2.3.4}}\n", "eth1 is no member"),
         (GOOD + "probe: {interval_ms: 0}\n", "probe.interval_ms"),
+        (GOOD + "name: two words\n", "name"),
     ],
 )
 def test_wrong_team_files_get_one_sentence(text: str, what: str) -> None:

@@ -175,8 +175,13 @@ class DirectNode:
         sock = socket.socket()
         sock.setblocking(False)
         source = self._addresses.get(path) or self._addresses[Path.UPLOAD]
-        sock.bind((source, 0))
-        failed = sock.connect_ex((str(ipaddress.IPv4Address(to[0])), to[1]))
+        try:
+            sock.bind((source, 0))
+            failed = sock.connect_ex((str(ipaddress.IPv4Address(to[0])), to[1]))
+        except (
+            OSError
+        ) as error:  # the address is no longer this machine's: like a network that cannot be reached
+            failed = error.errno or errno.EADDRNOTAVAIL
         channel = KernelChannel(self.loop, sock, path, self.config.tcp_in_flight, made=failed == 0)
         if failed not in (0, errno.EINPROGRESS):
             self.loop.call_soon(lambda: channel._down(OSError(failed, "").strerror or "unreachable"))
