@@ -2,14 +2,16 @@
 
 ``relay INTERFACE ADDRESS``: a TAP device and a packet socket, joined without a team.  ``sink ADDRESS``: takes TCP
 streams, and answers datagrams.  ``stream ADDRESS SECONDS``: prints megabits a second.  ``probe ADDRESS SECONDS``: sends
-1,000 datagrams a second, and prints the longest time without an answer in the last second and before, in milliseconds;
-its time begins with the first answer.
+1,000 datagrams a second for so long, from the first answer on, and prints in milliseconds: the longest time without an
+answer around the moment at which the kernel told of a link that went down, and, as the median of several, in spans as
+long before it; and how long after that moment the first answer came.
 """
 
 from __future__ import annotations
 
 import itertools
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -21,7 +23,9 @@ from verbena.team.frames import OffloadFrame
 from verbena.wire.offload import PLAIN
 
 PORT = 9000
-LAST = 1.2
+BEFORE, AFTER = 0.02, 0.05
+"""Seconds around the event that count as the fail-over: the kernel drops frames before it tells, and whatever the team
+does, it does soon."""
 
 
 def relay(interface: str, address: str) -> None:
@@ -74,7 +78,23 @@ def stream(address: str, seconds: float) -> None:
     connection.close()
 
 
+def _longest(heard: list[float], since: float, until: float) -> float:
+    """The longest time without an answer that has any part in a span of time."""
+    pairs = itertools.pairwise(heard)
+    return max((b - a for a, b in pairs if b > since and a < until), default=until - since)
+
+
+def _watch(downs: list[float]) -> None:
+    """Note when a link of this namespace goes down."""
+    loop = RealLoop()
+    watch = LinkWatch(loop)
+    for index, _ in socket.if_nameindex():
+        watch.listeners[index] = lambda up: None if up else downs.append(time.perf_counter())
+
+
 def probe(address: str, seconds: float) -> None:
+    downs: list[float] = []
+    _watch(downs)
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((address, PORT))
     sock.settimeout(0.0005)
@@ -95,10 +115,14 @@ def probe(address: str, seconds: float) -> None:
         if len(heard) == 1:
             begun = heard[0]
             print("ready", flush=True)
-    pairs = list(itertools.pairwise([*heard, time.perf_counter()]))
-    quiet = max(b - a for a, b in pairs if b - begun < seconds - LAST)
-    rest = max(b - a for a, b in pairs if b - begun >= seconds - LAST)
-    print(1e3 * rest, 1e3 * quiet, flush=True)
+    down = downs[0]
+    outage = _longest([*heard, time.perf_counter()], down - BEFORE, down + AFTER)
+    span, quiet, at = BEFORE + AFTER, [], begun
+    while at + span < down - BEFORE:
+        quiet.append(_longest(heard, at, at + span))
+        at += span
+    first = min(at for at in heard if at > down) - down
+    print(1e3 * outage, 1e3 * statistics.median(quiet), 1e3 * first, flush=True)
 
 
 if __name__ == "__main__":

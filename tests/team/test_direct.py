@@ -17,11 +17,18 @@ from random import Random
 
 import pytest
 
-from verbena.errors import ConnectionRefused, InvalidAttributeError, InvalidStateError
+from verbena.errors import (
+    ConnectionLost,
+    ConnectionRefused,
+    InvalidAttributeError,
+    InvalidStateError,
+    ResourceError,
+)
 from verbena.runtime.direct import REAL, DirectNode, DirectSocket
 from verbena.runtime.direct_streams import open_connection, start_server
+from verbena.runtime.real_loop import RealLoop
 from verbena.team.offload.policy import ConnectionParameters
-from verbena.team.offload.states import MILLISECOND, Path, SessionState
+from verbena.team.offload.states import MILLISECOND, Path, SessionEvent, SessionState
 
 pytestmark = [pytest.mark.loopback, pytest.mark.compiled]
 NET = f"127.{80 + os.getpid() % 40}"
@@ -126,6 +133,57 @@ def test_bytes_both_ways_while_the_connection_moves_and_cards_fail(
         assert got[which] == hashlib.sha256(data[which]).digest() + size.to_bytes(8, "big")
     assert near.session.moves >= 5
     assert near.session.bytes_by_path[Path.OFFLOAD] > 0
+    near.close(), far.close()
+
+
+@pytest.mark.requirement("TEM-20")
+@pytest.mark.parametrize("failing", (0, 1))
+@pytest.mark.parametrize("state", (SessionState.PREPARING, SessionState.SWITCHING, SessionState.ESTABLISHED))
+def test_the_card_fails_in_the_middle_of_a_hand_over(
+    nodes: tuple[DirectNode, DirectNode], state: SessionState, failing: int, seed: int
+) -> None:
+    """The moment that the leading side enters a state on its way to the card, and back, one of the two cards fails."""
+    random = Random(seed)
+    near, far = joined(nodes)
+    session = near.session
+    assert session is not None
+    data = random.randbytes(12 << 20)
+    target: list[Path] = []
+    hit: list[SessionState] = []
+    apply = session.apply
+
+    def applied(event: SessionEvent) -> None:
+        apply(event)
+        if target and session.state is state:
+            target.clear()
+            hit.append(session.state)
+            nodes[failing].loop.call_soon(lambda: nodes[failing].fail("rnic0"))
+
+    session.apply = applied  # type: ignore[method-assign]
+    got = bytearray()
+
+    def read() -> None:
+        while piece := far.recv(1 << 16):
+            got.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn, path in enumerate((Path.OFFLOAD, Path.UPLOAD) * 2):
+        part = memoryview(data)[(turn * len(data)) // 4 : ((turn + 1) * len(data)) // 4]
+        near.sendall(part[: len(part) // 2])
+        on_path(nodes[0], near, Path.UPLOAD if path is Path.OFFLOAD else Path.OFFLOAD)
+        target.append(path)
+        with contextlib.suppress(ResourceError):
+            nodes[0].pin(session, path)
+        near.sendall(part[len(part) // 2 :])
+        with near._changed:
+            assert near._changed.wait_for(lambda turn=turn: len(hit) > turn, PATIENT)  # type: ignore[misc]
+        nodes[failing].recover("rnic0")
+    near.shutdown(socket.SHUT_WR)
+    reader.join(PATIENT)
+    assert not reader.is_alive()
+    assert hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
+    assert len(hit) == 4
     near.close(), far.close()
 
 
@@ -269,6 +327,41 @@ def test_unmodified_programs_by_the_proxy(seed: int) -> None:
             end.send_signal(signal.SIGINT)
             assert end.wait(PATIENT) in (0, 130)
             end.stdout.close()
+
+
+def test_a_descriptor_that_was_closed_is_not_called_for() -> None:
+    """Both of its events, and another descriptor's, are there at once; the first call ends them all."""
+    loop = RealLoop()
+    pairs = [socket.socketpair() for _ in range(3)]
+    called: list[int] = []
+    done = threading.Event()
+
+    def come(number: int) -> None:
+        called.append(number)
+        for sock, _ in pairs:
+            loop.watch(sock.fileno(), None)
+        done.set()
+
+    with loop.lock:
+        for number, (sock, other) in enumerate(pairs):
+            other.send(b"x")
+            loop.watch(sock.fileno(), lambda number=number: come(number), lambda number=number: come(number))  # type: ignore[misc]
+    assert done.wait(PATIENT)
+    done.clear()
+    loop.call_soon(done.set)
+    assert done.wait(PATIENT)
+    assert len(called) == 1
+    loop.close()
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+def test_an_address_that_is_gone_ends_in_an_error(nodes: tuple[DirectNode, DirectNode]) -> None:
+    nodes[1].create_server(7003)
+    nodes[0]._addresses[Path.UPLOAD] = "192.0.2.77"
+    with pytest.raises(ConnectionLost, match="the connection was not made"):
+        nodes[0].create_connection((f"{NET}.1.2", 7003), PATIENT)
 
 
 def test_settings_are_values() -> None:

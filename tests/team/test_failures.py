@@ -193,6 +193,25 @@ def test_the_card_fails_in_the_middle_of_a_hand_over(delay_us: int, seed: int) -
     assert near.session.error is None
 
 
+def test_a_resumption_that_comes_late_changes_nothing(seed: int) -> None:
+    """An attempt whose record was under way while the other side's own attempt was the first to work."""
+    lab = Lab(seed)
+    for _ in range(2):
+        lab.host(nics=1, rnics=1, offload=FAST)
+    lab.run(20)
+    near, far = connect(lab, here=lab.random.randbytes(400_000), there=lab.random.randbytes(400_000))
+    lab.until(lambda: far.session.tx.base > 100_000)
+    path = far.session.path
+    late = Record(Kind.RESUME, epoch=far.session.epoch, ack=1000, limit=1 << 20, value=1)
+    assert far.session.channel is not None
+    assert not far.session.resumed_by_peer(far.session.channel, late)
+    assert lab.hosts[1].sockets.counters["drop.record.late"] == 1
+    assert far.session.path is path
+    lab.until(lambda: len(far.received) == len(near.data) and len(near.received) == len(far.data))
+    assert (far.received, near.received) == (near.data, far.data)
+    assert lab.hosts[1].sockets.counters["path.resumed"] == 0
+
+
 def test_no_path_at_all_ends_with_an_error_and_not_in_silence(seed: int) -> None:
     lab = Lab(seed, rate_bps=200e6)
     settings = OffloadConfig(give_up_ns=200 * MILLISECOND, stall_ns=20 * MILLISECOND)

@@ -19,87 +19,18 @@ from random import Random
 
 import pytest
 
+from team_world import PATIENT, World, ip
 from verbena.errors import FabricFileError
 from verbena.runtime.namespaces import inside
+from verbena.runtime.real_loop import RealLoop
 from verbena.runtime.tap import missing_permission
+from verbena.runtime.team_ports import LOOK_NS, LinkWatch, PacketPort
 from verbena.scenario.team_file import parse_team
+from verbena.wire.offload import PLAIN
 
 pytestmark = pytest.mark.compiled
 
 network = pytest.mark.network("netns", "tap", "raw")
-PATIENT = 40
-
-
-def ip(*command: str) -> None:
-    subprocess.run(["ip", *command], check=True, capture_output=True)
-
-
-class World:
-    """Two namespaces, three veth pairs between them, a team of three members in each; the third is an RDMA card."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.names = [f"vteam{os.getpid()}{end}" for end in "ab"]
-        self.programs: list[subprocess.Popen[str]] = []
-        for name in self.names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        a, b = self.names
-        for i in range(3):
-            ip("link", "add", f"a{i}", "netns", a, "type", "veth", "peer", "name", f"b{i}", "netns", b)
-            ip("-n", a, "link", "set", f"a{i}", "up")
-            ip("-n", b, "link", "set", f"b{i}", "up")
-        for number, end in enumerate("ab"):
-            ip("-n", self.names[number], "addr", "add", f"10.99.0.{number + 1}/24", "dev", f"{end}2")
-            file = folder / f"{end}.yaml"
-            file.write_text(
-                f"name: t{end}\nmembers: [{end}0, {end}1, {end}2]\nlacp: true\n"
-                f"vlans: {{10: 10.10.0.{number + 1}/24, 11: 10.11.0.{number + 1}/24}}\n"
-                f"rdma: {{vlan: 20, address: 10.20.0.{number + 1}/24, adapters: {{{end}2: 10.99.0.{number + 1}}}}}\n"
-            )
-            control = str(folder / f"{end}.sock")
-            self.start(
-                number, sys.executable, "-m", "verbena.cli.main", "team", "up", str(file), "-q", "-c", control
-            )
-        self.until(lambda: all(self.active(end) == 3 for end in "ab"))
-
-    def start(self, number: int, *command: str) -> subprocess.Popen[str]:
-        program = subprocess.Popen(
-            ["ip", "netns", "exec", self.names[number], *command], stdout=subprocess.DEVNULL, text=True
-        )
-        self.programs.append(program)
-        return program
-
-    def ask(self, end: str, what: str, name: str = "") -> dict:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENT)
-            connection.connect(str(self.folder / f"{end}.sock"))
-            connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
-            return json.loads(connection.makefile().readline())
-
-    def active(self, end: str) -> int:
-        try:
-            return sum(member["state"] == "ACTIVE" for member in self.ask(end, "status")["members"])
-        except (OSError, ValueError):
-            return 0
-
-    @staticmethod
-    def until(ready: object) -> None:
-        end = time.monotonic() + PATIENT
-        while not ready():  # type: ignore[operator]
-            assert time.monotonic() < end, "it did not happen in time"
-            time.sleep(0.05)
-
-    def link(self, end: str, number: int, up: bool) -> None:
-        ip("-n", self.names["ab".index(end)], "link", "set", f"{end}{number}", "up" if up else "down")
-
-    def close(self) -> None:
-        for program in self.programs:
-            program.send_signal(signal.SIGTERM)
-        for program in self.programs:
-            program.wait(PATIENT)
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -251,12 +182,79 @@ def test_the_administrator_s_commands(world: World) -> None:
     world.until(lambda: world.active("b") == 2)
     world.ask("a", "recover", "a1")
     world.until(lambda: world.active("b") == world.active("a") == 3)
+    assert [m["name"] for m in world.ask("a", "remove", "a1")["members"]] == ["a0", "a2"]
+    world.until(lambda: world.active("b") == 2)
+    assert verbena("add", "a1").returncode == 0
+    world.until(lambda: world.active("b") == world.active("a") == 3)
+    again = verbena("add", "a1")
+    assert again.stderr == "verbena team add: a1 is in the team already\n"
+    none = verbena("add", "eth9")
+    assert none.stderr == "verbena team add: interface eth9 cannot be a member: No such device\n"
+    second = verbena("up", str(world.folder / "a.yaml"))
+    assert second.returncode == 1
+    assert second.stderr.startswith("verbena team up: a team runs already at ")
+    assert verbena("status").returncode == 0  # and still does
     wrong = verbena("fail", "eth9")
     assert wrong.returncode == 1
-    assert wrong.stderr == "verbena team fail: the team has no member eth9: it has a0, a1, a2\n"
+    assert wrong.stderr == "verbena team fail: the team has no member eth9: it has a0, a2, a1\n"
     wrong_one = world.ask("a", "offload", "beef")
     assert wrong_one == {"error": "0 connections begin with 'beef': `status` lists them"}
+    lost = subprocess.run(
+        [sys.executable, "-m", "verbena.cli.main", "team", "status", "-c", str(world.folder / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert lost.returncode == 1
+    assert lost.stderr.startswith(
+        f"verbena team status: no team answers at {world.folder / 'none'} (No such file"
+    )
     assert world.ask("a", "dance") == {"error": "a team knows no 'dance'"}
+
+
+@network
+@pytest.mark.requirement("TEM-03")
+def test_a_lost_carrier_is_seen_by_whoever_sends() -> None:
+    """Before the kernel tells, which may take it a second; and what it tells late does not bring the link back."""
+    if missing_permission():
+        pytest.skip(str(missing_permission()))
+    name = f"vteam{os.getpid()}c"
+    ip("netns", "add", name)
+    loop = RealLoop()
+    try:
+        ip("-n", name, "link", "add", "here", "type", "veth", "peer", "name", "there")
+        ip("-n", name, "link", "set", "here", "up")
+        ip("-n", name, "link", "set", "there", "up")
+        told: list[bool] = []
+
+        def make() -> PacketPort:
+            with loop.lock:
+                return PacketPort(loop, LinkWatch(loop), "here")
+
+        port = inside(name, make)
+        World.until(lambda: port.is_up)
+        with loop.lock:  # nothing that the kernel tells is looked at meanwhile
+            port.attach(lambda frame: None, told.append)
+            ip("-n", name, "link", "set", "there", "down")
+            time.sleep(2 * LOOK_NS / 1e9)
+            assert not port.transmit_parts(bytes(12), memoryview(bytes(48)), PLAIN)
+            assert not port.is_up
+            assert told == [False]
+            port._link(True)
+            assert told == [False]
+        ip("-n", name, "link", "set", "there", "up")
+        World.until(lambda: port.is_up)
+        ip("-n", name, "link", "set", "there", "down")
+        time.sleep(2 * LOOK_NS / 1e9)
+        with loop.lock:
+            port.transmit(bytes(60))
+        World.until(lambda: not port.is_up)
+        assert told == [False, True, False]
+        with loop.lock:
+            port.close()
+    finally:
+        loop.close()
+        ip("netns", "del", name)
 
 
 GOOD = "members: [eth0]\nvlans: {10: 10.0.0.1/24}\n"
@@ -274,6 +272,7 @@ GOOD = "members: [eth0]\nvlans: {10: 10.0.0.1/24}\n"
         (GOOD + "rdma: {vlan: 10, address: 10.2.0.1/24, adapters: {eth0: 1.2.3.4}}\n", "dedicated"),
         (GOOD + "rdma: {vlan: 20, address: 10.2.0.1/24, adapters: {eth1: 1.2.3.4}}\n", "eth1 is no member"),
         (GOOD + "probe: {interval_ms: 0}\n", "probe.interval_ms"),
+        (GOOD + "name: two words\n", "name"),
     ],
 )
 def test_wrong_team_files_get_one_sentence(text: str, what: str) -> None:

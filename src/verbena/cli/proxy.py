@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
+from concurrent.futures import Future
 
 from verbena.errors import InvalidAttributeError, SystemLimitError, VerbenaError
 from verbena.runtime.direct import DirectNode
@@ -56,9 +58,15 @@ async def join(one: Ends, other: Ends, quiet: bool) -> None:
 
 
 async def serve(
-    node: DirectNode, listen: str | None, via: str | None, accept: int | None, to: str | None, quiet: bool
+    node: DirectNode,
+    listen: str | None,
+    via: str | None,
+    accept: int | None,
+    to: str | None,
+    quiet: bool,
+    began: Future[None] | None = None,
 ) -> None:
-    """Run until cancelled."""
+    """Run until cancelled.  began: is done as soon as connections are taken."""
     waiting: list[object] = []
     if listen is not None and via is not None:
         peer = endpoint(via, "--via")
@@ -66,14 +74,18 @@ async def serve(
         async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 other = await open_connection(node, *peer)
-            except VerbenaError as error:
+            except (OSError, VerbenaError) as error:
                 print(f"{via}: {error}", file=sys.stderr, flush=True)
                 writer.close()
                 return
             await join((reader, writer), other, quiet)
 
         host, port = endpoint(listen, "--listen")
-        waiting.append(await asyncio.start_server(taken, host, port))
+        try:
+            waiting.append(await asyncio.start_server(taken, host, port))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise SystemLimitError(f"{listen} cannot be listened at: {why}") from None
     if accept is not None and to is not None:
         program = endpoint(to, "--to")
 
@@ -89,6 +101,8 @@ async def serve(
         waiting.append(await start_server(node, came, accept))
     if not waiting:
         raise SystemLimitError("nothing to do: give --listen with --via, --accept with --to, or both")
+    if began is not None:
+        began.set_result(None)
     if not quiet:
         print("ready", flush=True)
     await asyncio.Event().wait()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
-import signal
 import socket
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from rich.live import Live
 from rich.table import Table
 
 from verbena.cli.proxy import serve
+from verbena.cli.standing import until_interrupted
 from verbena.errors import SystemLimitError, VerbenaError
-from verbena.runtime.real_team import RealTeam
+from verbena.runtime.real_team import ProxyConfig, RealTeam
 from verbena.scenario.team_file import load_team
 from verbena.team.driver import TeamEvent
 from verbena.team.offload.states import Path as Way
@@ -34,6 +36,12 @@ def answer(team: RealTeam, request: dict[str, Any]) -> dict[str, Any]:
             team.fail(name)
         elif what == "recover":
             team.recover(name)
+        elif what == "add":
+            team.add(name)
+        elif what == "remove":
+            team.remove(name)
+        elif what == "release":
+            team.pin(name, None)
         elif what in ("offload", "upload"):
             team.pin(name, Way[what.upper()])
         elif what != "status":
@@ -59,13 +67,19 @@ def _serve(team: RealTeam, server: socket.socket) -> None:
 def ask(control: str, what: str, name: str = "") -> int:
     """Ask a running team, and print what it says."""
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
         try:
             connection.connect(control)
         except OSError as error:
-            raise SystemLimitError(f"no team answers at {control}: {error.strerror}") from None
-        connection.settimeout(10)
-        connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
-        reply = json.loads(connection.makefile("rb").readline())
+            why = error.strerror or str(error)
+            raise SystemLimitError(
+                f"no team answers at {control} ({why}): `verbena team up FILE` runs one, -c names its socket"
+            ) from None
+        try:
+            connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
+            reply = json.loads(connection.makefile("rb").readline())
+        except (OSError, ValueError):
+            raise SystemLimitError(f"the team at {control} has not answered: it may just be ending") from None
     if "error" in reply:
         raise SystemLimitError(reply["error"])
     Console().print(tables(reply))
@@ -102,26 +116,13 @@ def tables(status: dict[str, Any]) -> Group:
 def up(file: str, control: str, quiet: bool) -> int:
     """Run a team until interrupted."""
     config = load_team(file)
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    server = socket.socket(socket.AF_UNIX)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if Path(control).is_socket():
-                os.unlink(control)
-        server.bind(control)
-    except OSError as error:
-        raise SystemLimitError(f"control socket {control}: {error.strerror}") from None
+    server = _control(control)
     console = Console()
     try:
-        with RealTeam(config) as team:
-            server.listen(4)
-            threading.Thread(target=_serve, args=(team, server), daemon=True).start()
+        with until_interrupted() as stop, RealTeam(config) as team:
             for one in config.proxies:
-                assert team.node is not None
-                work = serve(team.node, one.listen, one.via, one.accept, one.to, True)
-                threading.Thread(target=asyncio.run, args=(work,), daemon=True).start()
+                _proxy(team, one)
+            threading.Thread(target=_serve, args=(team, server), daemon=True).start()
             if quiet or not console.is_terminal:
                 _print_events(team, stop)
             else:
@@ -133,6 +134,44 @@ def up(file: str, control: str, quiet: bool) -> int:
         with contextlib.suppress(OSError):
             os.unlink(control)
     return 0
+
+
+def _control(path: str) -> socket.socket:
+    """The control socket; one that a team which was killed has left goes."""
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        if Path(path).is_socket():
+            with socket.socket(socket.AF_UNIX) as other:
+                other.settimeout(2)
+                if other.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT):
+                    raise SystemLimitError(f"a team runs already at {path}: -c gives this one another socket")
+            os.unlink(path)
+        server.bind(path)
+        server.listen(4)
+    except OSError as error:
+        server.close()
+        raise SystemLimitError(f"control socket {path}: {error.strerror}") from None
+    except SystemLimitError:
+        server.close()
+        raise
+    return server
+
+
+def _proxy(team: RealTeam, config: ProxyConfig) -> None:
+    """Run a proxy of the team's in a thread; raises what keeps it from beginning."""
+    assert team.node is not None
+    began: Future[None] = Future()
+    work = serve(team.node, config.listen, config.via, config.accept, config.to, True, began)
+
+    def run() -> None:
+        try:
+            asyncio.run(work)
+        except BaseException as error:
+            if not began.done():
+                began.set_exception(error)
+
+    threading.Thread(target=run, name="verbena proxy", daemon=True).start()
+    began.result()
 
 
 def _print_events(team: RealTeam, stop: threading.Event) -> None:

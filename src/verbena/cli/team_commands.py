@@ -54,8 +54,32 @@ def recover(member: str, control: Control = CONTROL) -> int:
 
 
 @team_app.command()
+def add(member: str, control: Control = CONTROL) -> int:
+    """Take an interface into the team while traffic flows."""
+    from verbena.cli.team import ask
+
+    return ask(str(control), "add", member)
+
+
+@team_app.command()
+def remove(member: str, control: Control = CONTROL) -> int:
+    """Take a member out of the team; its load goes to the others."""
+    from verbena.cli.team import ask
+
+    return ask(str(control), "remove", member)
+
+
+@team_app.command()
+def release(connection: str, control: Control = CONTROL) -> int:
+    """Let the policy choose a connection's path again, after offload or upload."""
+    from verbena.cli.team import ask
+
+    return ask(str(control), "release", connection)
+
+
+@team_app.command()
 def offload(connection: str, control: Control = CONTROL) -> int:
-    """Put a connection on the offload path; CONNECTION is the beginning of its identity, or "free" its path."""
+    """Put a connection on the offload path; CONNECTION is the beginning of its identity, as status shows it."""
     from verbena.cli.team import ask
 
     return ask(str(control), "offload", connection)

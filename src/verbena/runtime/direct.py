@@ -21,6 +21,7 @@ from verbena.adapter.attributes import DeviceAttributes
 from verbena.errors import InvalidAttributeError, InvalidStateError, SystemLimitError
 from verbena.runtime.direct_channel import KernelChannel
 from verbena.runtime.real_loop import RealLoop
+from verbena.runtime.tap import keep_memory
 from verbena.runtime.udp import open_device
 from verbena.team.card import BusDriver, Upper
 from verbena.team.offload.channel import Channel
@@ -33,13 +34,15 @@ from verbena.team.trace import PathTrace
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.context import Context
 
-SPIN = 0.0002
-"""Seconds for which a program that waits for an offloaded connection looks itself."""
+ATTEND = 0.005
+"""Seconds for which a program that waits for an offloaded connection takes its completions itself."""
+LOOK_NS = 1_000_000
+"""How often it looks meanwhile for what comes by other ways: a change of path, the end."""
 REAL = OffloadConfig(
-    send_buffer=4 << 20,
-    receive_buffer=4 << 20,
-    slots=8,
-    slot_size=1 << 18,
+    send_buffer=8 << 20,
+    receive_buffer=8 << 20,
+    slots=4,
+    slot_size=1 << 20,
     most_queue_pairs=64,
     tcp_in_flight=1 << 20,
     timeout_code=14,
@@ -96,6 +99,7 @@ class DirectNode:
         policy: Policy = default_policy,
         udp_port: int = 4791,
     ) -> None:
+        keep_memory()
         self.loop = RealLoop("verbena sockets direct")
         self.trace = PathTrace(self.loop)
         self.config = config
@@ -171,8 +175,13 @@ class DirectNode:
         sock = socket.socket()
         sock.setblocking(False)
         source = self._addresses.get(path) or self._addresses[Path.UPLOAD]
-        sock.bind((source, 0))
-        failed = sock.connect_ex((str(ipaddress.IPv4Address(to[0])), to[1]))
+        try:
+            sock.bind((source, 0))
+            failed = sock.connect_ex((str(ipaddress.IPv4Address(to[0])), to[1]))
+        except (
+            OSError
+        ) as error:  # the address is no longer this machine's: like a network that cannot be reached
+            failed = error.errno or errno.EADDRNOTAVAIL
         channel = KernelChannel(self.loop, sock, path, self.config.tcp_in_flight, made=failed == 0)
         if failed not in (0, errno.EINPROGRESS):
             self.loop.call_soon(lambda: channel._down(OSError(failed, "").strerror or "unreachable"))
@@ -299,11 +308,12 @@ class DirectSocket:
         if ready():
             return
         session = self.session
-        if session is not None and isinstance(session.channel, RdmaChannel) and self._timeout != 0:
-            # As for completion queues: look for a moment before sleeping.  A wake-up takes longer than most waits.
-            until = time.perf_counter() + SPIN
-            while isinstance(session.channel, RdmaChannel) and time.perf_counter() < until:
-                session.channel.poll()
+        if session is not None and self._timeout != 0:
+            # The thread that is woken by what comes is then the one that wants it.
+            until = time.perf_counter() + min(ATTEND, self._timeout or ATTEND)
+            while isinstance(channel := session.channel, RdmaChannel) and time.perf_counter() < until:
+                channel.attend(self._changed, LOOK_NS)
+                channel.poll()
                 if ready():
                     return
         if self._timeout == 0:
@@ -375,7 +385,9 @@ class DirectSocket:
             session = self._made()
             if not len(data):
                 return 0
-            self._wait(lambda: session.room or session.error is not None or session.tx.closed)
+            # As kernels have it: once a buffer was full, it is worth a program's while when a third is free.
+            least = 1 if session.room or self._timeout == 0 else min(len(data), session.tx.capacity // 3)
+            self._wait(lambda: session.room >= least or session.error is not None or session.tx.closed)
             return session.write(data)
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
@@ -389,7 +401,7 @@ class DirectSocket:
         with self._changed:
             session = self._made()
             self._wait(lambda: session.readable or session.at_end or session.error is not None)
-            return b"" if session.at_end else session.read(size)
+            return b"" if session.at_end else session.read(size, some=True)
 
     def recv_into(self, buffer: bytearray | memoryview, size: int = 0) -> int:
         view = memoryview(buffer).cast("B")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections import deque
 
 from verbena.runtime.real_loop import RealLoop
@@ -13,6 +14,8 @@ from verbena.team.offload.states import Path
 from verbena.wire.errors import DecodeError
 
 RECEIVE = 1 << 18
+AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER: what was not sent is forgotten, and the peer is told so (socket(7))."""
 
 
 class KernelChannel(ChannelEvents):
@@ -153,4 +156,7 @@ class KernelChannel(ChannelEvents):
         """Implements `Channel.abort`."""
         self.quieten()
         if self._open:
+            # Or the system goes on sending what is left: an attempt that was given up would arrive when it is over.
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             self._shut()

@@ -49,6 +49,7 @@ class RealLoop:
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._soon: list[Call] = []
         self._first: set[int] = set()
+        self._watched: dict[int, tuple[Call | None, Call | None]] = {}
         self._open = True
         self._urgent = urgent
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -85,14 +86,13 @@ class RealLoop:
             else:
                 self._first.discard(fd)
             events = (selectors.EVENT_READ if readable else 0) | (selectors.EVENT_WRITE if writable else 0)
-            known = fd in self._selector.get_map()
+            known = self._watched.pop(fd, None) is not None
             if not events:
                 if known:
                     self._selector.unregister(fd)
-            elif known:
-                self._selector.modify(fd, events, (readable, writable))
             else:
-                self._selector.register(fd, events, (readable, writable))
+                made = self._watched[fd] = (readable, writable)
+                (self._selector.modify if known else self._selector.register)(fd, events, made)
         self._wake()
 
     def _wake(self) -> None:
@@ -119,7 +119,9 @@ class RealLoop:
                         os.read(self._wake_read, 4096)
                         continue
                     for event, function in zip((1, 2), key.data, strict=True):
-                        if mask & event and function is not None:
+                        # What ran before may have closed the descriptor, or have changed who is to be called: whatever
+                        # is still true then comes again.
+                        if mask & event and function is not None and self._watched.get(key.fd) is key.data:
                             self._call(function)
                 soon, self._soon = self._soon, []
                 for function in soon:

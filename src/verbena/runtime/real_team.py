@@ -77,13 +77,13 @@ class RealTeam:
                 raise InvalidAttributeError(f"VLAN {vlan} has an address, and is no group of the team")
             name = f"{config.name}.{vlan}" if vlan else config.name
             tap = Tap(name, mac=card.mac, mtu=config.team.mtu, addresses=[address])
-            self.bindings.append(TapBinding(self.loop, self.trace, card, tap))
+            self.bindings.append(TapBinding(self.loop, self.driver, card, tap))
         upload = self.driver.rdma_miniport
         if upload is not None and config.upload_address is not None:
             tap = Tap(
                 f"{config.name}.r", mac=upload.mac, mtu=config.team.mtu, addresses=[config.upload_address]
             )
-            self.bindings.append(TapBinding(self.loop, self.trace, upload, tap))
+            self.bindings.append(TapBinding(self.loop, self.driver, upload, tap))
         for name in config.members:
             self.add(name)
 
@@ -91,15 +91,26 @@ class RealTeam:
         return PacketPort(self.loop, self.watch, name, rdma=name in self.config.rdma)
 
     def add(self, name: str) -> None:
-        """Take an interface into the team while traffic flows."""
+        """Take an interface into the team while traffic flows.
+
+        Raises `SystemLimitError` where there is none that can be a member, `InvalidAttributeError` where it cannot be
+        one of this team.
+        """
         with self.loop.lock:
+            if any(member.name == name for member in self.driver.members):
+                raise InvalidAttributeError(f"{name} is in the team already")
             port = self.ports.get(name) or self._port(name)
-            self.ports[name] = port
             bus = BusDriver(port, self.trace) if name in self.config.rdma else None
-            self.driver.add(port, bus=bus)
+            try:
+                self.driver.add(port, bus=bus)
+            except BaseException:
+                self.ports.pop(name, None)
+                port.close()
+                raise
+            self.ports[name] = port
 
     def remove(self, name: str) -> None:
-        """Take an interface out of the team."""
+        """Take an interface out of the team; raises `NotFound`."""
         with self.loop.lock:
             self.driver.remove(name)
             self.ports.pop(name).close()
@@ -135,8 +146,8 @@ class RealTeam:
         with self.loop.lock:
             self.driver.recover(member)
 
-    def pin(self, connection: str, path: Path) -> None:
-        """Put a connection on a path; connection: the beginning of its identity."""
+    def pin(self, connection: str, path: Path | None) -> None:
+        """Put a connection on a path, None: as the policy says; connection: the beginning of its identity."""
         if self.node is None:
             raise InvalidAttributeError("this team has no RDMA card: there is nothing to offload to")
         with self.node.loop.lock:

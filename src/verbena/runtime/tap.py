@@ -246,7 +246,7 @@ class Tap:
             return self._view[:size], PLAIN
         return self._view[: size - len(PLAIN)], bytes(self._head)
 
-    def write(self, frame: bytes, header: bytes = PLAIN) -> bool:
+    def write(self, frame: bytes | memoryview, header: bytes = PLAIN) -> bool:
         """Hand the system a frame; False, and counted, if it does not take it."""
         try:
             os.writev(self.fd, (header, frame) if self.offload else (frame,))

@@ -1,14 +1,17 @@
 """A team's ends in real time: interfaces of the operating system as members, TAP devices as virtual cards.
 
 A member is a packet socket (Linux, packet(7)) on any Ethernet interface: a card, one end of a veth pair.  Large frames
-stay whole (``PACKET_VNET_HDR``), tags that the kernel has taken off come back (``PACKET_AUXDATA``), and links that come
-and go are told by the kernel the moment that they do (rtnetlink(7)), not found out by looking.
+stay whole (``PACKET_VNET_HDR``), and tags that the kernel has taken off come back (``PACKET_AUXDATA``).
+
+The kernel tells of links that come and go (rtnetlink(7)).  Of a carrier that was lost it may tell only a second after
+the last such event (Linux, net/core/link_watch.c); so whoever sends looks, too, at most every `LOOK_NS`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import socket
 import struct
@@ -18,20 +21,26 @@ from pathlib import Path
 
 from verbena.errors import SystemLimitError
 from verbena.runtime.real_loop import RealLoop
-from verbena.runtime.tap import Tap
+from verbena.runtime.tap import BUFFER, Tap
 from verbena.team.card import Upper
+from verbena.team.driver import IntermediateDriver
 from verbena.team.frames import OffloadFrame, add_tag
 from verbena.team.miniport import VirtualCard
-from verbena.team.trace import Layer, PathTrace
+from verbena.team.trace import Layer
 from verbena.wire.ip import ROCE_PORT
 from verbena.wire.offload import PLAIN
 
 ETH_P_ALL = 0x0003
 SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_AUXDATA, PACKET_VNET_HDR = 263, 1, 8, 15
+PACKET_IGNORE_OUTGOING = 23
 PACKET_MR_PROMISC = 1
 PACKET_OUTGOING = 4
 TP_STATUS_VLAN_VALID = 0x10
+AUXDATA = struct.Struct("=I12xHH")
+"""tpacket_auxdata: status, vlan_tci, vlan_tpid."""
 SIOCGIFHWADDR, SIOCGIFMTU, SIOCGIFINDEX, SIOCGIFFLAGS = 0x8927, 0x8921, 0x8933, 0x8913
+SIOCETHTOOL, ETHTOOL_GLINK = 0x8946, 0xA
+LOOK_NS = 1_000_000
 IFF_UP, IFF_RUNNING, IFF_LOWER_UP = 0x1, 0x40, 0x10000
 RTMGRP_LINK, RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 1, 16, 17, 18
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
@@ -39,8 +48,9 @@ ALL_LINKS = struct.pack("=IHHII16x", 32, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP
 BURST = 16
 """Frames that one descriptor may bring in its turn.  Large ones take 50 to 100 microseconds each, and a link event
 waits for the turns of all that were ready before it came: with two members and one TAP device, 5 ms at most."""
-LARGEST = 65_600
 BUFFERS = 4 << 20
+CONTROL = socket.CMSG_SPACE(AUXDATA.size)
+GONE = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 
 
 SO_ATTACH_FILTER = 26
@@ -118,6 +128,10 @@ class PacketPort(Upper):
         self.name = name
         self.rate_bps = 0.0
         self.counters: Counter[str] = Counter()
+        self._head = bytearray(len(PLAIN))
+        self._body = bytearray(BUFFER)
+        self._view = memoryview(self._body)
+        self._parts = [self._head, self._body]
         try:
             self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         except OSError as error:
@@ -129,6 +143,8 @@ class PacketPort(Upper):
             flags = struct.unpack_from("H", self._ask(SIOCGIFFLAGS), 16)[0]
             self._sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             self._sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            with contextlib.suppress(OSError):  # Linux 4.20; before, they come and are let go
+                self._sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             member = struct.pack("iHH8s", self.index, PACKET_MR_PROMISC, 0, b"")
             self._sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
             if rdma:
@@ -148,6 +164,9 @@ class PacketPort(Upper):
             self._arp_before = self._arp.read_text()
             self._arp.write_text("1")
         self._sock.setblocking(False)
+        self._carrier = (ctypes.c_uint32 * 2)(ETHTOOL_GLINK, 1)  # ethtool_value
+        self._looked_ns = 0
+        self._gone = False
         self._is_up = bool(flags & IFF_UP and flags & IFF_RUNNING)
         self._watch = watch
         watch.listeners[self.index] = self._link
@@ -160,18 +179,58 @@ class PacketPort(Upper):
     def is_up(self) -> bool:
         return self._is_up
 
+    def _has_carrier(self) -> bool:
+        """What is true now; True, too, where the interface's driver cannot tell."""
+        name = self.name.encode()[:15]
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(
+                self._sock, SIOCETHTOOL, struct.pack("16sP16x", name, ctypes.addressof(self._carrier))
+            )
+        return bool(self._carrier[1])
+
     def _link(self, up: bool) -> None:
-        if up != self._is_up:
+        # What the kernel told may be older than what was seen.
+        if up != self._is_up and (not up or self._has_carrier()):
             self._is_up = up
             self.tell(up)
 
     def transmit(self, frame: bytes) -> bool:
         """Implements `EthernetPort.transmit`."""
+        if self._give((getattr(frame, "header", PLAIN), frame)):
+            return True
+        if self._gone:  # not at once: whoever sends now does not expect the team to change meanwhile
+            self.loop.call_soon(self._look)
+        return False
+
+    def transmit_parts(self, front: bytes, rest: memoryview, header: bytes) -> bool:
+        """The same for a frame in two parts, with its virtio_net_hdr; `rest` is not kept.
+
+        Where it does not go because the link has gone, the team knows that when this returns.
+        """
+        if self._give((header, front, rest)):
+            return True
+        self._look()
+        return False
+
+    def _look(self) -> None:
+        if self._gone:
+            self._gone = False
+            self._link(False)
+
+    def _give(self, parts: tuple[bytes | memoryview, ...]) -> bool:
+        now = self.loop.now()
+        if now - self._looked_ns > LOOK_NS:
+            self._looked_ns = now
+            if self._is_up and not self._has_carrier():
+                self._gone = True
+                self.counters["drop.tx.carrier"] += 1
+                return False
         try:
-            self._sock.sendmsg([getattr(frame, "header", PLAIN), frame])
+            self._sock.sendmsg(parts)
         except OSError as error:
             full = isinstance(error, BlockingIOError)
             self.counters["drop.tx.full" if full else "drop.tx.system"] += 1
+            self._gone = error.errno in GONE  # earlier than the watch tells
             return False
         self.counters["tx"] += 1
         return True
@@ -179,7 +238,7 @@ class PacketPort(Upper):
     def _readable(self) -> None:
         for _ in range(BURST):
             try:
-                data, control, _, source = self._sock.recvmsg(LARGEST, 64)
+                size, control, _, source = self._sock.recvmsg_into(self._parts, CONTROL)
             except BlockingIOError:
                 return
             except OSError:  # the link went down: the watch tells
@@ -188,14 +247,15 @@ class PacketPort(Upper):
             if source[2] == PACKET_OUTGOING:
                 continue
             self.counters["rx"] += 1
-            header, rest = data[: len(PLAIN)], memoryview(data)[len(PLAIN) :]
-            made = bytes(rest) if header == PLAIN else OffloadFrame(rest, header)
+            vlan = 0
             for level, kind, body in control:
-                if level == SOL_PACKET and kind == PACKET_AUXDATA and len(body) >= 20:
-                    status, tci = struct.unpack_from("=I", body)[0], struct.unpack_from("=H", body, 16)[0]
-                    if status & TP_STATUS_VLAN_VALID and tci & 0xFFF:
-                        made = add_tag(made, tci & 0xFFF)
-            self.deliver(made)
+                if kind == PACKET_AUXDATA and level == SOL_PACKET and len(body) >= AUXDATA.size:
+                    status, tci, _ = AUXDATA.unpack_from(body)
+                    vlan = tci & 0xFFF if status & TP_STATUS_VLAN_VALID else 0
+            view, header = self._view[: max(0, size - len(PLAIN))], bytes(self._head)
+            if self.on_view is None or not self.on_view(vlan, view, header):
+                made = bytes(view) if header == PLAIN else OffloadFrame(view, header)
+                self.deliver(add_tag(made, vlan))
 
     def close(self) -> None:
         """Give the interface back, as it was."""
@@ -210,12 +270,14 @@ class PacketPort(Upper):
 class TapBinding:
     """The operating system's protocol stack on a virtual card, by a TAP device."""
 
-    def __init__(self, loop: RealLoop, trace: PathTrace, card: VirtualCard, tap: Tap) -> None:
+    def __init__(self, loop: RealLoop, driver: IntermediateDriver, card: VirtualCard, tap: Tap) -> None:
         self.loop = loop
-        self.trace = trace
+        self.trace = driver.trace
+        self._short = driver.passages.down
         self.card = card
         self.tap = tap
         card.attach(self._up, tap.set_carrier)
+        card.take_view = self._up_view
         tap.set_carrier(card.is_up)
         loop.watch(tap.fileno(), self._down)
 
@@ -223,12 +285,17 @@ class TapBinding:
         self.trace.hop(Layer.STACK)
         self.tap.write(frame, getattr(frame, "header", PLAIN))
 
+    def _up_view(self, frame: memoryview, header: bytes) -> None:
+        self.tap.write(frame, header)
+
     def _down(self) -> None:
         for _ in range(BURST):
             read = self.tap.read()
             if read is None:
                 return
             view, header = read
+            if self._short(self.card, view, header):
+                continue
             made = bytes(view) if header == PLAIN else OffloadFrame(view, header)
             if not self.trace.on:
                 self.card.transmit(made)
@@ -241,4 +308,5 @@ class TapBinding:
         """Remove the device."""
         self.loop.watch(self.tap.fileno(), None)
         self.card.detach()
+        self.card.take_view = None
         self.tap.close()

@@ -49,7 +49,7 @@ class ProxyEntry(_Strict):
 class TeamEntry(_Strict):
     """The whole file."""
 
-    name: str = Field(default="team0", max_length=10)
+    name: str = Field(default="team0", max_length=10, pattern=r"^[^\s/:]+$")
     mode: Literal["layer2", "layer3+4", "round-robin", "least-load", "monitored-flow", "active-backup"] = (
         "layer3+4"
     )

@@ -10,11 +10,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from verbena.team.frames import OffloadFrame
 from verbena.team.trace import Layer, PathTrace
 from verbena.wire.errors import DecodeError
-from verbena.wire.offload import finish
+from verbena.wire.offload import PLAIN, finish
 
 Receive = Callable[[bytes], None]
+ReceiveView = Callable[[int, memoryview, bytes], bool]
+"""VLAN of the tag (0: none), the frame without it, its virtio_net_hdr; False: hand it up as `Receive` has it."""
 LinkChanged = Callable[[bool], None]
 
 
@@ -52,6 +55,8 @@ class Upper:
     def __init__(self) -> None:
         self._receive: Receive | None = None
         self._changed: LinkChanged | None = None
+        self.on_view: ReceiveView | None = None
+        """For a port that reads into a buffer of its own: whom it shows frames there before it makes copies of them."""
 
     def attach(self, receive: Receive, changed: LinkChanged) -> None:
         """Implements `EthernetPort.attach`."""
@@ -59,7 +64,7 @@ class Upper:
 
     def detach(self) -> None:
         """Implements `EthernetPort.detach`."""
-        self._receive = self._changed = None
+        self._receive = self._changed = self.on_view = None
 
     def deliver(self, frame: bytes) -> bool:
         """Hand a frame up; False where nobody takes it."""
@@ -204,6 +209,8 @@ class Branch:
         self.number = number
         self.bus = bus
         self.trace = trace
+        self._in_parts: Callable[[bytes, memoryview, bytes], bool] | None
+        self._in_parts = getattr(card, "transmit_parts", None)
 
     @property
     def is_rdma(self) -> bool:
@@ -220,6 +227,15 @@ class Branch:
         if trace.on:
             trace.hop(Layer.CARD, self.card.name)
         return self.card.transmit(frame)
+
+    def transmit_parts(self, front: bytes, rest: memoryview, header: bytes) -> bool:
+        """The same without a trace, for a frame in two parts with its virtio_net_hdr."""
+        if self.bus is not None:
+            self.bus.counters["ethernet.tx"] += 1
+        if self._in_parts is not None:
+            return self._in_parts(front, rest, header)
+        frame = b"".join((front, rest))
+        return self.card.transmit(frame if header == PLAIN else OffloadFrame(frame, header))
 
     def trace_received(self) -> None:
         """Note the layers that a frame from the card has come through."""

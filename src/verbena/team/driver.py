@@ -18,12 +18,13 @@ from verbena.team.announce import Snoop, announcements
 from verbena.team.balance import balancer_for
 from verbena.team.card import Branch, BusDriver, EthernetPort
 from verbena.team.config import TeamConfig
-from verbena.team.frames import add_tag, flow_of, take_tag, with_source
+from verbena.team.frames import Flow, add_tag, flow_of, take_tag, with_source
 from verbena.team.heartbeat import ETHERTYPE as HEARTBEAT_TYPE
 from verbena.team.heartbeat import HeartbeatService
 from verbena.team.lacp import Aggregator, LacpPort
 from verbena.team.member import Member, MemberEvent, MemberState
 from verbena.team.miniport import RdmaMiniport, TeamMiniport, VirtualCard
+from verbena.team.passages import Passages
 from verbena.team.probing import ArpProbe, HeartbeatProbe, NeighbourProbe, Probe, ProbeMonitor
 from verbena.team.stations import Stations
 from verbena.team.trace import Layer, PathTrace
@@ -84,6 +85,7 @@ class IntermediateDriver:
             self.rdma_miniport = RdmaMiniport(self, config.rdma_vlan, address, config.mtu, trace)
         for vlan in config.vlans:
             self.team.add(vlan)
+        self.passages = Passages(self)
         self.heartbeat = (
             HeartbeatService(config.heartbeat_key, self.mac, self.counters) if config.heartbeat_key else None
         )
@@ -131,7 +133,10 @@ class IntermediateDriver:
         branch = Branch(card, self._numbers, self.trace, bus)
         member = Member(branch, priority, self.config.load_interval_ns)
         self.members.append(member)
+        self.passages.forget()
         card.attach(partial(self._received, member), partial(self._link_changed, member))
+        if hasattr(card, "on_view"):
+            card.on_view = partial(self.passages.up, member)
         if self.config.lacp:
             self._add_port(member)
         self._tell("added", member, f"{member.name} joins the team")
@@ -244,6 +249,7 @@ class IntermediateDriver:
 
     def _rearrange(self) -> None:
         """The set of usable members has changed."""
+        self.passages.forget()
         self._usable = [member for member in self.members if member.is_usable]
         ranked = sorted(self._usable, key=lambda member: member.priority)
         old, backup = self._receiver, self.config.mode.value == "active-backup"
@@ -318,48 +324,73 @@ class IntermediateDriver:
 
     # --- down ---------------------------------------------------------------------------------------------
 
-    def send_team(self, card: VirtualCard, frame: bytes) -> bool:
-        """A frame from T-virtual."""
-        self.trace.hop(Layer.INTERMEDIATE_DRIVER)
-        self.counters["stack.team"] += 1
-        self.counters["path.200"] += 1
-        if not self._order:
+    @property
+    def cards(self) -> list[VirtualCard]:
+        """All virtual cards, R-virtual's last."""
+        rdma = self.rdma_miniport
+        return [*self.team.cards.values(), *([rdma] if rdma is not None else [])]
+
+    def count_stack(self, card: VirtualCard) -> None:
+        """The stack has given a frame to a virtual card."""
+        counters = self.counters
+        if card is self.rdma_miniport:
+            counters["stack.upload"] += 1
+            counters["path.220" if self.config.dedicated_paths else "path.200"] += 1
+        else:
+            counters["stack.team"] += 1
+            counters["path.200"] += 1
+
+    def choose(self, card: VirtualCard, flow: Flow | bytes, size: int) -> Member | None:
+        """The member that a frame of this flow leaves by; None, and counted, if there is none.
+
+        flow: or the frame, of which it is found out if it matters.
+        """
+        if card is not self.rdma_miniport:
+            members, balancer = self._order, self._balancer
+        elif self.config.upload_over_team and self._usable:  # else by the RDMA card only
+            members, balancer = self._usable, self._upload_balancer
+        else:
+            if self._upload is None:
+                self.counters["drop.tx.no_rdma_card"] += 1
+            return self._upload
+        if len(members) > 1 or (members and balancer.remembers):
+            known = flow if isinstance(flow, Flow) else flow_of(flow, card.vlan)
+            return balancer.choose(known, size, members, self.clock.now())
+        if not members:
             self.counters["drop.tx.no_member"] += 1
-            return False
-        now = self.clock.now()
-        if self.stations is not None and frame[6:12] != self.mac:
-            home = self.stations.sends((card.vlan, frame[6:12]), self._order, now)
-            return self._give(home, card, frame, "tx.team", now)
-        member = self._order[0]
-        if len(self._order) > 1 or self._balancer.remembers:
-            member = self._balancer.choose(flow_of(frame, card.vlan), len(frame), self._order, now)
-        return self._send(member, card, frame, "tx.team", now)
+            return None
+        return members[0]
 
-    def send_upload(self, card: VirtualCard, frame: bytes) -> bool:
-        """A frame from R-virtual: by the RDMA card only, unless the configuration lets it use the team."""
+    def send(self, card: VirtualCard, frame: bytes) -> bool:
+        """A frame from T-virtual or R-virtual."""
         self.trace.hop(Layer.INTERMEDIATE_DRIVER)
-        self.counters["stack.upload"] += 1
-        self.counters["path.220" if self.config.dedicated_paths else "path.200"] += 1
+        self.count_stack(card)
+        what = "tx.upload" if card is self.rdma_miniport else "tx.team"
         now = self.clock.now()
-        member = self._upload
-        if self.config.upload_over_team and self._usable:
-            flow = flow_of(frame, card.vlan)
-            member = self._upload_balancer.choose(flow, len(frame), self._usable, now)
-        if member is None:
-            self.counters["drop.tx.no_rdma_card"] += 1
+        if self.stations is not None and what == "tx.team" and frame[6:12] != self.mac and self._order:
+            member = self.stations.sends((card.vlan, frame[6:12]), self._order, now)
+            return self._give(member, card, frame, what, now)
+        chosen = self.choose(card, frame, len(frame))
+        if chosen is None:
             return False
-        return self._send(member, card, frame, "tx.upload", now)
-
-    def _send(self, member: Member, card: VirtualCard, frame: bytes, what: str, now: int) -> bool:
-        # A switch that knows nothing of the team shall not see one address at several ports.
-        home = self._receiver if what == "tx.team" else self._upload or self._receiver
-        is_arp = frame[12] << 8 | frame[13] == ETHERTYPE_ARP
-        if member is not home and not self.config.one_link:
-            if is_arp and home is not None:
+        member = chosen
+        source = self.source_for(member, card, frame[6:12])
+        if source != frame[6:12]:
+            home = self._home(card)
+            if frame[12] << 8 | frame[13] == ETHERTYPE_ARP and home is not None:
                 member = home
             else:
-                frame = with_source(frame, member.card.mac)
+                frame = with_source(frame, source)
         return self._give(member, card, frame, what, now)
+
+    def _home(self, card: VirtualCard) -> Member | None:
+        """Where the network sends what is for a virtual card, if it knows nothing of the team."""
+        return self._receiver if card is not self.rdma_miniport else self._upload or self._receiver
+
+    def source_for(self, member: Member, card: VirtualCard, source: bytes) -> bytes:
+        """The address that a frame from `source` leaves a member with."""
+        # A switch that knows nothing of the team shall not see one address at several ports.
+        return source if self.config.one_link or member is self._home(card) else member.card.mac
 
     @staticmethod
     def _give(member: Member, card: VirtualCard, frame: bytes, what: str, now: int) -> bool:
@@ -397,7 +428,7 @@ class IntermediateDriver:
         vlan, plain = take_tag(frame)
         if len(plain) < 14:
             return "short"
-        if self._is_own(plain[6:12], vlan):
+        if self.is_own(plain[6:12], vlan):
             return "own"
         if self.monitor.saw(member, vlan, plain):
             return ""
@@ -413,11 +444,22 @@ class IntermediateDriver:
             return "other"
         if not self.config.one_link and not self._receives(member, vlan, plain):
             return "duplicate"
-        member.count("rx.team", len(frame), self.clock.now())
+        member.count("rx.team", len(plain), self.clock.now())
         card.hand_up(plain)
         return ""
 
-    def _is_own(self, source: bytes, vlan: int) -> bool:
+    def card_for(self, member: Member, vlan: int, destination: bytes) -> VirtualCard | None:
+        """The card that gets whatever a member receives for one address; None: that has to be looked at each time."""
+        rdma, one_link = self.rdma_miniport, self.config.one_link
+        if rdma is not None and vlan == rdma.vlan:
+            anywhere = self.config.upload_over_team and one_link
+            home = self._upload or (self._receiver if self.config.upload_over_team else None)
+            return rdma if destination == rdma.mac and (anywhere or member is home) else None
+        if self.stations is not None or destination != self.mac:
+            return None
+        return self.team.cards.get(vlan) if one_link or member is self._receiver else None
+
+    def is_own(self, source: bytes, vlan: int) -> bool:
         """Sent by this team itself or a station behind it, and come back by another member."""
         if self.stations is not None and self.stations.came_back((vlan, source), self.clock.now()):
             return True

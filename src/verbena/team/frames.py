@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from verbena.wire.ip import ETHERTYPE_IPV4, ETHERTYPE_IPV6
@@ -38,14 +39,18 @@ def like(frame: bytes, made: bytes, shift: int = 0) -> bytes:
     header = getattr(frame, "header", None)
     if header is None:
         return made
-    if shift and header[0] & 1:
-        size, start = (int.from_bytes(header[at : at + 2], "little") for at in (2, 6))
-        size += shift if size else 0
-        start += shift
-        header = (
-            header[:2] + size.to_bytes(2, "little") + header[4:6] + start.to_bytes(2, "little") + header[8:]
-        )
-    return OffloadFrame(made, header)
+    return OffloadFrame(made, later(header, shift) if shift else header)
+
+
+@lru_cache(maxsize=512)  # those of a stream are nearly all the same
+def later(header: bytes, shift: int) -> bytes:
+    """A virtio_net_hdr whose frame has got so many bytes more (or, negative, less) in front of what it speaks of."""
+    if not header[0] & 1:
+        return header
+    size, start = (int.from_bytes(header[at : at + 2], "little") for at in (2, 6))
+    size += shift if size else 0
+    start += shift
+    return header[:2] + size.to_bytes(2, "little") + header[4:6] + start.to_bytes(2, "little") + header[8:]
 
 
 def is_large(frame: bytes) -> bool:
@@ -59,11 +64,16 @@ def with_source(frame: bytes, mac: bytes) -> bytes:
     return like(frame, frame[:6] + mac + frame[12:])
 
 
+def tag_of(vlan: int) -> bytes:
+    """The tag of a VLAN; nothing for VLAN 0."""
+    return ETHERTYPE_VLAN + vlan.to_bytes(2, "big") if vlan else b""
+
+
 def add_tag(frame: bytes, vlan: int) -> bytes:
     """The frame with a tag; as it is for VLAN 0."""
     if not vlan:
         return frame
-    return like(frame, frame[:12] + ETHERTYPE_VLAN + vlan.to_bytes(2, "big") + frame[12:], 4)
+    return like(frame, b"".join((frame[:12], tag_of(vlan), memoryview(frame)[12:])), 4)
 
 
 def take_tag(frame: bytes) -> Tagged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import Enum, auto
+from typing import Any
 
 from verbena.errors import InvalidStateError
 from verbena.team.card import Branch
@@ -107,7 +108,8 @@ class Member:
     """One card in the team.
 
     counters: ``tx.team``, ``tx.upload``, ``rx.team``, ``rx.upload`` (frames), the same with ``.bytes``, and drops by
-    reason.  priority: of active-backup, the lowest is preferred; at a tie the one that came first.
+    reason.  priority: of active-backup, the lowest is preferred; at a tie the one that came first.  passages: of
+    `team.passages`.
     """
 
     def __init__(self, branch: Branch, priority: int, window_ns: int) -> None:
@@ -118,6 +120,7 @@ class Member:
         self.state = MemberState.DOWN
         self.counters: Counter[str] = Counter()
         self.meter = Meter(window_ns)
+        self.passages: dict[Any, Any] = {}
 
     @property
     def is_usable(self) -> bool:

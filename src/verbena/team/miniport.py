@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verbena.errors import InvalidAttributeError
 from verbena.team.announce import Snoop
 from verbena.team.card import Upper
 from verbena.team.config import check_vlan
-from verbena.team.frames import is_large
+from verbena.team.frames import OffloadFrame, is_large
 from verbena.team.trace import Layer, PathTrace
+from verbena.wire.offload import PLAIN
 
 if TYPE_CHECKING:
     from verbena.team.driver import IntermediateDriver
@@ -53,6 +54,9 @@ class VirtualCard(Upper):
         self._layer = layer
         self._trace = trace
         self._send = send
+        self.passages: dict[Any, Any] = {}
+        self.take_view: Callable[[memoryview, bytes], None] | None = None
+        """Whoever is bound and needs no copy gets frames here, in their reader's buffer, with their virtio_net_hdr."""
 
     def transmit(self, frame: bytes) -> bool:
         """A frame of the stack's; False if it was dropped (and counted)."""
@@ -84,6 +88,15 @@ class VirtualCard(Upper):
         if not self.deliver(frame):
             self.counters["drop.rx.unbound"] += 1
 
+    def hand_up_view(self, frame: memoryview, header: bytes) -> None:
+        """The same for a frame in its reader's buffer, which is not traced."""
+        if self.take_view is None:
+            self.hand_up(bytes(frame) if header == PLAIN else OffloadFrame(frame, header))
+            return
+        self.counters["rx"] += 1
+        self.counters["rx.bytes"] += len(frame)
+        self.take_view(frame, header)
+
     def set_link(self, up: bool) -> None:
         """Its link follows the members'; the stack is told of changes."""
         if up != self.is_up:
@@ -111,9 +124,7 @@ class TeamMiniport:
         if rdma is not None and vlan == rdma.vlan:
             raise InvalidAttributeError(f"VLAN {vlan} is dedicated to the RDMA miniport: choose another one")
         name = f"T-virtual.{vlan}" if vlan else "T-virtual"
-        card = VirtualCard(
-            name, vlan, self.mac, self.mtu, Layer.T_VIRTUAL, self._trace, self._driver.send_team
-        )
+        card = VirtualCard(name, vlan, self.mac, self.mtu, Layer.T_VIRTUAL, self._trace, self._driver.send)
         card.set_link(self._up)
         self.cards[vlan] = card
         return card
@@ -136,4 +147,4 @@ class RdmaMiniport(VirtualCard):
     """R-virtual: the stack's card for connections that the offload system manages, in a VLAN of their own."""
 
     def __init__(self, driver: IntermediateDriver, vlan: int, mac: bytes, mtu: int, trace: PathTrace) -> None:
-        super().__init__("R-virtual", vlan, mac, mtu, Layer.R_VIRTUAL, trace, driver.send_upload)
+        super().__init__("R-virtual", vlan, mac, mtu, Layer.R_VIRTUAL, trace, driver.send)

@@ -92,11 +92,14 @@ class Pump:
             self.pump()
         return taken
 
-    def read(self, most: int = 1 << 30) -> bytes:
-        """At most so many bytes of what has come; b"" if there is nothing.  Raises what broke the connection."""
+    def read(self, most: int = 1 << 30, *, some: bool = False) -> bytes:
+        """At most so many bytes of what has come; b"" if there is nothing.  Raises what broke the connection.
+
+        some: it may be less than what has come, where that saves copying.
+        """
         if not len(self.rx) and self.error is not None:
             raise self.error
-        data = self.rx.read(most)
+        data = self.rx.read_some(most) if some else self.rx.read(most)
         if data and self.rx.limit - self._told >= self.config.receive_buffer // 4:
             self.acknowledge()
         return data

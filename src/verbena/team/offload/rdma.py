@@ -9,10 +9,10 @@ completions come by its completion handler.
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Any
+from typing import Any, Protocol
 
 from verbena.adapter.attributes import Endpoint, QPCapabilities
-from verbena.clock import Clock
+from verbena.clock import Clock, Timer
 from verbena.errors import InvalidStateError, ResourceError, VerbenaError
 from verbena.memory.access import Access
 from verbena.team.card import BusDriver
@@ -21,12 +21,23 @@ from verbena.team.offload.record import HEAD, Record
 from verbena.team.offload.states import OffloadConfig, Path
 from verbena.team.trace import Layer, PathTrace
 from verbena.transport.kinds import CompletionOpcode, QPState, QPType, SendFlags
-from verbena.transport.work import CompletionQueueEntry, RecvRequest, WorkRequest
+from verbena.transport.work import CompletionQueueEntry, RecvRequest, ScatterGatherEntry, WorkRequest
 from verbena.verbs.completion import CompletionQueue
 from verbena.verbs.context import Context
 from verbena.wire.errors import DecodeError
 
 STEPS = 1_000
+LARGE = 1 << 16
+"""Bodies from so many bytes on are not copied into a slot to be sent."""
+AWAY_NS = 1_000_000
+"""A program that has not waited for its connection for so long does something else."""
+
+
+class Lock(Protocol):
+    """As `threading.Lock`."""
+
+    def acquire(self) -> bool: ...
+    def release(self) -> None: ...
 
 
 class RdmaCard:
@@ -127,6 +138,7 @@ class UserModeDriver:
 
     def __init__(self, card: RdmaCard, clock: Clock, trace: PathTrace) -> None:
         self.card = card
+        self.clock = clock
         self.trace = trace
         self.proxy = KernelModeProxy(card, clock, trace)
 
@@ -139,7 +151,11 @@ class UserModeDriver:
 
 
 class RdmaChannel(ChannelEvents):
-    """Records on a queue pair: each is one SEND, out of and into registered slots."""
+    """Records on a queue pair: each is one SEND, out of and into registered slots.
+
+    Completions come by the completion handler; while a program attends (`attend`), it takes them itself, and the
+    handler is asked for again when it has been away for `AWAY_NS`.
+    """
 
     def __init__(self, driver: UserModeDriver) -> None:
         super().__init__(Path.OFFLOAD)
@@ -150,7 +166,11 @@ class RdmaChannel(ChannelEvents):
         self.region: Any = None
         self._usable = False
         self._open = True
+        self._attending = 0
+        self._attended_ns = -AWAY_NS
+        self._timer: Timer | None = None
         self._waiting: deque[Record] = deque()
+        self._lent: dict[int, Any] = {}  # what the program has written, registered while the card sends it
         config = self.card.config
         self._slot = config.slot_size + HEAD
         self._slots = config.slots
@@ -204,10 +224,7 @@ class RdmaChannel(ChannelEvents):
         while self._waiting and self._free and self._open:
             record = self._waiting.popleft()
             slot = self._free.pop()
-            head, at = record.head(), slot * self._slot
-            size = len(head) + len(record.body)
-            self.region.buf[at : at + len(head)] = head
-            self.region.buf[at + len(head) : at + size] = record.body
+            size = HEAD + len(record.body)
             trace = self.driver.trace
             with trace.journey("out", size):
                 trace.hop(Layer.SWITCH_LAYER)
@@ -216,14 +233,35 @@ class RdmaChannel(ChannelEvents):
                 self.card.counters["offload.tx"] += 1
                 self.card.counters["offload.tx.bytes"] += len(record.body)
                 request = WorkRequest(slot, flags=SendFlags.SIGNALED)
-                request.sg_list = [self.region.sge(at, size)]
                 try:
+                    request.sg_list = self._gather(slot, record)
                     self.pair.post_send(request)
                 except VerbenaError as error:
                     self._down(str(error))
 
+    def _gather(self, slot: int, record: Record) -> list[ScatterGatherEntry]:
+        """Where the card finds a record: its head in the slot; a large body where the program has it."""
+        at, body = slot * self._slot, record.body
+        self.region.buf[at : at + HEAD] = record.head()
+        if len(body) >= LARGE:
+            try:
+                lent = self.card.domain.reg_mr(body, Access.NONE)
+            except ResourceError:
+                self.card.counters["offload.copied"] += 1
+            else:
+                self._lent[slot] = lent
+                return [self.region.sge(at, HEAD), lent.sge()]
+        size = HEAD + len(body)
+        self.region.buf[at + HEAD : at + size] = body
+        return [self.region.sge(at, size)]
+
     def completed(self) -> None:
         """The completion handler was called: look at all entries, and ask for the next call."""
+        clock = self.driver.clock
+        if self._attending or clock.now() - self._attended_ns < AWAY_NS:
+            if self._timer is None and self._open:
+                self._timer = clock.call_at(clock.now() + AWAY_NS, self._look)
+            return
         queue = self.queue
         while queue is not None and self._open:
             entries = queue.poll(64)
@@ -241,11 +279,30 @@ class RdmaChannel(ChannelEvents):
             if self.room:
                 self.on_room()
 
+    def _look(self) -> None:
+        """Has the program gone away?"""
+        self._timer = None
+        self.completed()
+
+    def attend(self, lock: Lock, timeout_ns: int) -> None:
+        """Wait, without the lock, until there is something for `poll`; for a program that waits for that itself."""
+        queue = self.queue
+        if queue is None or not self._open:
+            return
+        index, driver = queue.index, self.card.context.driver
+        self._attending += 1
+        lock.release()
+        try:
+            driver.wait_cq(index, timeout_ns)
+        finally:
+            lock.acquire()
+            self._attending -= 1
+            self._attended_ns = self.driver.clock.now()
+
     def poll(self) -> bool:
         """Look at what has come without being called, for a program that waits; was there anything?"""
         if self.queue is None or not self._open:
             return False
-        self.card.context.driver.progress()
         entries = self.queue.poll(64)
         for entry in entries:
             if not self._was_closed():
@@ -265,6 +322,9 @@ class RdmaChannel(ChannelEvents):
             return
         slot = entry.wr_id
         if entry.opcode is not CompletionOpcode.RECV:
+            lent = self._lent.pop(slot, None)
+            if lent is not None:
+                lent.close()
             self._free.append(slot)
             return
         at = slot * self._slot
@@ -296,14 +356,18 @@ class RdmaChannel(ChannelEvents):
             self.on_down(why)
 
     def _destroy(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.queue is not None or self.pair is not None:
             self.driver.proxy.destroy(self)
 
     def release(self) -> None:
         """Close what there is of it."""
-        for thing in (self.pair, self.region, self.queue):
+        for thing in (self.pair, *self._lent.values(), self.region, self.queue):
             if thing is not None:
                 thing.close()
+        self._lent.clear()
         self.pair = self.region = self.queue = None
 
     def close(self) -> None:

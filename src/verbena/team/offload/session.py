@@ -229,6 +229,10 @@ class Session(Mover):
         """The peer asks to resume, on this channel; False if it has to ask again."""
         if self.state is SessionState.OPENING or record.value <= self._their_attempt:
             return False
+        if record.ack < self.tx.base:
+            # Said before what the peer has acknowledged since: this side's own attempt came first.
+            self.counters["drop.record.late"] += 1
+            return False
         if self.state is SessionState.RECOVERING and self._attempt_channel is not None and self.leads:
             # Both ask: this side's attempt counts, but the peer has shown which path works.
             self._attempt_failed()

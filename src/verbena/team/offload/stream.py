@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 
 SMALL = 1 << 14
-"""Pieces shorter than this are put together when they are sent."""
+"""Pieces shorter than this are put together when they are sent, and when they are read."""
 NEVER = 1 << 63
 Buffer = bytes | bytearray | memoryview
 
@@ -47,7 +47,7 @@ class SendStream:
         taken = min(len(data), self.room)
         if taken:
             # Bytes never change, so that they need no copy.
-            whole = isinstance(data, bytes)
+            whole = isinstance(data.obj if isinstance(data, memoryview) else data, bytes)
             self._pieces.append(memoryview(data)[:taken] if whole else memoryview(bytes(data[:taken])))
             self._written += taken
         return taken
@@ -183,6 +183,15 @@ class ReceiveStream:
         self.read_to += size
         self._size -= size
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_some(self, most: int) -> bytes:
+        """At most so many bytes; of large pieces only one, which then is not copied."""
+        if self._pieces and SMALL <= len(self._pieces[0]) <= most:
+            piece = self._pieces.popleft()
+            self.read_to += len(piece)
+            self._size -= len(piece)
+            return piece
+        return self.read(most)
 
     def __len__(self) -> int:
         return self._size
