@@ -230,7 +230,8 @@ class PacketPort(Upper):
         except OSError as error:
             full = isinstance(error, BlockingIOError)
             self.counters["drop.tx.full" if full else "drop.tx.system"] += 1
-            self._gone = error.errno in GONE  # earlier than the watch tells
+            # Earlier than the watch tells; or what is left of an end that is over (packet(7)).
+            self._gone = error.errno in GONE and not self._has_carrier()
             return False
         self.counters["tx"] += 1
         return True
