@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from verbena.lan.port import EthernetPort, LanPort, PortEvent
-from verbena.runtime.interfaces import BURST, BURST_BYTES, TURN, Interface, InterfaceReader, InterfaceUser
+from verbena.runtime.interfaces import BURST, TURN, Interface, InterfaceReader, InterfaceUser
 from verbena.runtime.tap import Tap
 from verbena.runtime.tap_lane import TapLane
 
 SMALL = 1000
+AT_ONCE_BYTES = 128 << 10
+"""Three large frames: what a port's send queue holds, and a link carries before anybody could wait for it."""
 
 
 class Attendable(Protocol):
@@ -99,7 +101,7 @@ class InterfaceEnd(InterfaceUser):
         express = port.express
         if express is None:
             return self._burst(BURST)
-        if lane.read(express, BURST, BURST_BYTES):
+        if lane.read(express, BURST, AT_ONCE_BYTES):
             express.kick()
         if lane.closed:
             return self._burst(BURST)
