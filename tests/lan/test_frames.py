@@ -206,7 +206,7 @@ def test_a_lost_fragment_leaves_no_frame_and_no_state() -> None:
     pieces = 0
     for lost in range(7):
         message = services.make(lan.lid("h0"), ethernet(BROADCAST, lan.mac("h0"), 1514), 0)
-        fragments = cut(message, services._lead, 256 - HEADER_SIZE)
+        fragments = cut(message, services.lead, 256 - HEADER_SIZE)
         pieces = len(fragments)
         way = driver.station.peers.at(lan.lid("h1")).way
         services._sender.add(message, [way], [f for n, f in enumerate(fragments) if n != lost])

@@ -22,7 +22,6 @@ from verbena.fabric.ledger import COUNTER_NAMES
 from verbena.fabric.meters import Meters
 
 if cython.compiled:
-    from cython.cimports.libc.stdlib import malloc
     from cython.cimports.libc.string import memcpy
     from cython.cimports.verbena.fabric.smi import seal_vcrc
     from cython.cimports.verbena.fabric.tables import *
@@ -149,16 +148,14 @@ class FabricCore(Meters):
             port.lane[lane].room_wanted = True
             return False
         p = self.new_packet()
-        if cython.compiled:
-            p.data = cython.cast(cython.pointer(uint8_t), malloc(whole))
-            if not p.data:
-                Py_FatalError("verbena: no memory left for the fabric")
-            memcpy(p.data, octets, size)
-        else:
-            p.data = bytearray(octets) + bytes(VCRC_BYTES)
         self.injected += 1
         p.born_ps = p.entered_ps = self.now_ps
         p.size, p.blocks, p.tag = whole, (whole + BLOCK - 1) // BLOCK, tag
+        self.give_bytes(p)
+        if cython.compiled:
+            memcpy(p.data, octets, size)
+        else:
+            p.data[:size] = octets
         p.received = p.ready = whole
         p.dlid = (octets[2] << 8) | octets[3]
         p.sl = octets[1] >> 4

@@ -25,7 +25,6 @@ except ImportError:
 from verbena.fabric.smi import Smi
 
 if cython.compiled:
-    from cython.cimports.libc.stdlib import malloc
     from cython.cimports.libc.string import memcpy
     from cython.cimports.verbena.fabric.smi import SMI_DROP
     from cython.cimports.verbena.fabric.tables import *
@@ -443,12 +442,11 @@ class Crossbar(Smi):
         made.dlid, made.lane, made.sl, made.in_port = p.dlid, p.lane, p.sl, p.in_port
         made.phantom = p.phantom
         if p.data:
+            self.give_bytes(made)
             if cython.compiled:
-                made.data = cython.cast(cython.pointer(uint8_t), malloc(p.size))
-                if made.data:
-                    memcpy(made.data, p.data, p.size)
+                memcpy(made.data, p.data, p.size)
             else:
-                made.data = bytearray(p.data)
+                made.data[:] = p.data
         return made
 
     # --- limits ---------------------------------------------------------------------------------------------

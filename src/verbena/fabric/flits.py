@@ -30,7 +30,7 @@ if cython.compiled:
     from cython.cimports.verbena.fabric.tables import *
     from cython.cimports.verbena.fabric.trains import Trains
     from cython.cimports.verbena.fabric.wheel import lowest_bit
-    from cython.cimports.verbena.wire.kernels import copy, get16, put16
+    from cython.cimports.verbena.wire.kernels import copy, fill, get16, put16
 else:
     from verbena.fabric.codec import ACK, CREDIT, DATA, NAK
     from verbena.fabric.retry import HALF, LARGEST_LIMIT, SEQUENCE_MASK, WINDOW
@@ -38,7 +38,7 @@ else:
     from verbena.fabric.tables import *
     from verbena.fabric.trains import Trains
     from verbena.fabric.wheel import lowest_bit
-    from verbena.wire.kernels import copy, get16, put16
+    from verbena.wire.kernels import copy, fill, get16, put16
 
 
 class Flits(Retry):
@@ -50,12 +50,8 @@ class Flits(Retry):
 
     def dress(self, p):
         """Bytes for a packet that is only a length: a raw packet of zeros."""
-        if cython.compiled:
-            p.data = cython.cast(cython.pointer(uint8_t), calloc(1, p.size))
-            if not p.data:
-                Py_FatalError("verbena: no memory left for the fabric")
-        else:
-            p.data = bytearray(p.size)
+        self.give_bytes(p)
+        fill(p.data, 0, 0, p.size)
         p.received = p.ready = p.size
         p.data[0] = p.lane << 4
         p.data[1] = p.sl << 4
@@ -265,12 +261,8 @@ class Flits(Retry):
         p.tail_ps = self.now_ps
         if rest > 0:
             p.tail_ps += self.span(r, rest + (rest + FLIT_PAYLOAD - 1) // FLIT_PAYLOAD * FLIT_HEADER)
-        if cython.compiled:
-            p.data = cython.cast(cython.pointer(uint8_t), calloc(1, p.size))
-            if not p.data:
-                Py_FatalError("verbena: no memory left for the fabric")
-        else:
-            p.data = bytearray(p.size)
+        self.give_bytes(p)
+        fill(p.data, 0, 0, p.size)
         p.refs += 1  # of the lane on which it arrives
         return p
 

@@ -28,8 +28,8 @@ else:
 
     globals().update(declarations(__file__))
     _vcrc_table = [[0] * 256 for _ in range(8)]
-    _fold_by = [0] * 4
-    _folds = False
+    _fold_by = [0] * 6
+    _folds = _folds_wide = False
 
 
 def _make_vcrc_table():
@@ -51,7 +51,7 @@ def _make_vcrc_table():
 def _make_fold_constants():
     """x to the power of how far a half of 16 bytes is folded, less 1 (the bits are reversed), by the polynomial."""
     i: cython.int
-    for i, power in enumerate((512 + 63, 512 - 1, 128 + 63, 128 - 1)):
+    for i, power in enumerate((512 + 63, 512 - 1, 128 + 63, 128 - 1, 2048 + 63, 2048 - 1)):
         value = 1
         for _ in range(power):
             value = value << 1 ^ (0x1100B if value & 0x8000 else 0)
@@ -62,6 +62,7 @@ _make_vcrc_table()
 _make_fold_constants()
 if cython.compiled:
     _folds = can_fold()
+    _folds_wide = _folds and can_fold_wide()
 
 
 def vcrc16(b, n):
@@ -70,7 +71,10 @@ def vcrc16(b, n):
         if _folds and n >= FEWEST_FOLDED:
             folded: cython.uchar[16]
             whole: cython.size_t = n & ~cython.cast(cython.size_t, FOLD_STEP - 1)
-            fold(b, whole, 0xFFFF, _fold_by, folded)
+            if _folds_wide:
+                fold_wide(b, whole, 0xFFFF, _fold_by, folded)
+            else:
+                fold(b, whole, 0xFFFF, _fold_by, folded)
             return vcrc_over(b + whole, n - whole, vcrc_over(folded, FOLDED, 0)) ^ 0xFFFF
     return vcrc_over(b, n, 0xFFFF) ^ 0xFFFF
 

@@ -27,6 +27,8 @@ cdef enum:
     VL15_BUFFER = 64  # blocks of the receive buffer of VL15: 16 management datagrams
     SEND_QUEUE = 64  # packets that wait in a port's send queue of one lane
     CHUNK = 64  # structs that a pool takes at once
+    KEPT_FROM = 2048  # bytes of packets of this size,
+    KEPT_ROOM = 4352  # and up to this one (4,096 bytes with all headers), are kept for others
     BATCH = 15  # events that lie together
     CACHE_LINE = 64
     FIRST_SLAB = 65536  # bytes taken from the system; each slab is twice as large as the one before ...
@@ -408,6 +410,7 @@ cdef class Tables:
     cdef int32_t source_room
     cdef Packet *free_packets
     cdef Packet *all_packets
+    cdef uint8_t *kept_bytes  # the first of those that are kept; each begins with the address of the next
     cdef Batch *free_batches
     cdef Flit *free_flits
     cdef Queue *free_queues
@@ -423,6 +426,8 @@ cdef class Tables:
     cdef void *take(self, size_t size) noexcept nogil
     cdef Packet *new_packet(self) noexcept nogil
     cdef void release_packet(self, Packet *p) noexcept nogil
+    cdef void give_bytes(self, Packet *p) noexcept nogil
+    cdef void take_bytes(self, Packet *p) noexcept nogil
     cdef Batch *new_batch(self) noexcept nogil
     cdef Flit *new_flit(self) noexcept nogil
     cdef void free_flit(self, Flit *f) noexcept nogil

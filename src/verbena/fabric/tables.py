@@ -3,7 +3,8 @@
 `Tables` owns them: C structs (declared in ``tables.pxd``) when compiled, small classes with the same fields otherwise.
 They are cut, in lines of the processor's cache, from a few large slabs that are never moved (a pointer stays valid)
 and for which huge pages are asked; nothing is allocated for a packet once the pools have reached the fabric's working
-size.  A fabric that needs more memory than the system has ends the process, as running out of memory elsewhere does.
+size, nor for the bytes of one that is as long as most are where there is much to be carried.  A fabric that needs more
+memory than the system has ends the process, as running out of memory elsewhere does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ except ImportError:
 from verbena.errors import InvalidAttributeError
 
 if cython.compiled:
-    from cython.cimports.libc.stdlib import calloc, free, realloc
+    from cython.cimports.libc.stdlib import calloc, free, malloc, realloc
 else:
     from verbena._declarations import declarations
 
@@ -54,6 +55,10 @@ class Tables:
         ):  # packets not in use have no bytes (their field is cleared when they are freed)
             free(self.all_packets.data)
             self.all_packets = self.all_packets.older
+        while self.kept_bytes:
+            kept = self.kept_bytes
+            self.kept_bytes = cython.cast(cython.pointer(cython.pointer(uint8_t)), kept)[0]
+            free(kept)
         for i in range(self.port_count):
             for v in range(LANES):
                 if self.ports[i].lane[v]:
@@ -136,14 +141,38 @@ class Tables:
         self.inside += 1
         return p
 
+    def give_bytes(self, p):
+        """Bytes for a packet whose size is set; what they are is left open."""
+        if cython.compiled:
+            if KEPT_FROM <= p.size and p.size <= KEPT_ROOM:
+                if self.kept_bytes:
+                    p.data = self.kept_bytes
+                    self.kept_bytes = cython.cast(cython.pointer(cython.pointer(uint8_t)), p.data)[0]
+                    return
+                p.data = cython.cast(cython.pointer(uint8_t), malloc(KEPT_ROOM))
+            else:
+                p.data = cython.cast(cython.pointer(uint8_t), malloc(p.size))
+            if not p.data:
+                Py_FatalError("verbena: no memory left for the fabric")
+        else:
+            p.data = bytearray(p.size)
+
+    def take_bytes(self, p):
+        """They are free again."""
+        if cython.compiled:
+            if p.data and KEPT_FROM <= p.size and p.size <= KEPT_ROOM:
+                cython.cast(cython.pointer(cython.pointer(uint8_t)), p.data)[0] = self.kept_bytes
+                self.kept_bytes = p.data
+            else:
+                free(p.data)
+        p.data = NO_BYTES
+
     def release_packet(self, p):
         """One holder less; the last one frees it."""
         p.refs -= 1
         if p.refs > 0:
             return
-        if cython.compiled:
-            free(p.data)
-        p.data = NO_BYTES
+        self.take_bytes(p)
         p.source = NO_SOURCE
         p.bad = p.phantom = p.entered = p.gone = False
         p.output = NO_PORT

@@ -67,21 +67,21 @@ class DatagramSender:
         self._counters = counters
         self._broken = broken
         self._is_broken = False
-        self._jobs: deque[_Job] = deque()
+        self.jobs: deque[_Job] = deque()
         self._sent: deque[tuple[int, Message | None]] = deque()
         self._unsignaled = 0
         self._in_flight = 0
 
     def add(self, message: Message, ways: Sequence[Way], pieces: list[list[Any]]) -> None:
         """Send a message; takes the caller's reference."""
-        self._jobs.append(_Job(message, ways, pieces))
+        self.jobs.append(_Job(message, ways, pieces))
         self.pump()
 
     def pump(self) -> None:
         """Post what the queue pair takes."""
         posts: list[WorkRequest] = []
-        while self._jobs and self._in_flight < self._depth:
-            self._post(self._jobs[0], posts)
+        while self.jobs and self._in_flight < self._depth:
+            self._post(self.jobs[0], posts)
         if not posts:
             return
         self._counters["posts.datagram"] += len(posts)
@@ -116,7 +116,7 @@ class DatagramSender:
                 self._unsignaled = 0
             job.place += 1
         if job.place > last:
-            self._jobs.popleft()
+            self.jobs.popleft()
 
     def completed(self, ok: bool) -> None:
         """A completion: of one request, and of those before it that made none."""
@@ -131,7 +131,7 @@ class DatagramSender:
 
     def fail(self) -> None:
         """The queue pair is of no use any more: the driver has to open the library anew."""
-        self._jobs.clear()
+        self.jobs.clear()
         if not self._is_broken:
             self._is_broken = True
             self._counters["datagrams.broken"] += 1

@@ -16,6 +16,7 @@ from verbena.errors import ClosedError, VerbenaError
 from verbena.lan.config import SECOND, LanConfig
 from verbena.lan.connections import ChannelManager
 from verbena.lan.discovery import Directory, Found, Paths
+from verbena.lan.express import Express
 from verbena.lan.group import FabricGroup
 from verbena.lan.listing import NodeList
 from verbena.lan.liveness import Liveness
@@ -41,7 +42,8 @@ REPAIR_NS = SECOND // 100
 class Driver:
     """One instance, for one port while it is active with one LID.
 
-    `calls`: the names of the documents' calls with their arguments, oldest first.
+    `calls`: the names of the documents' calls with their arguments, oldest first.  `express`: the short way of frames;
+    None while the library is not open.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Driver:
         self._retry = Alarm(self.station, self._begin)
         self._repair = Alarm(self.station, self._open_again)
         self._opened = False
+        self.express: Express | None = None
         self._procedure: Procedure | None = None
         if any(card.own_mac):  # loaded again: what leads to a new LID may not be programmed everywhere yet
             self._retry.set(config.settle_ns)
@@ -157,6 +160,8 @@ class Driver:
         self.liveness = Liveness(station, self.neighbourhood)
         self.sender.neighbourhood = self.receiver.neighbourhood = self.neighbourhood
         self.sender.liveness = self.receiver.liveness = self.liveness
+        self.express = Express(station, station.services, self.receiver, self.liveness)
+        station.services.express = self.express
         station.channels = ChannelManager(
             station.services,
             number,
@@ -191,6 +196,7 @@ class Driver:
         if not self._opened:
             return
         self._opened = False
+        self.express = None
         self.receiver.close()
         self.liveness.close()
         self.list.close()

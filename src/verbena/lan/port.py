@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from verbena.errors import InvalidStateError
+from verbena.lan.express import Express, FrameSink
 from verbena.lan.message import Role
 
 
@@ -117,6 +118,8 @@ class CardDriver(Protocol):
     def mac(self) -> bytes: ...
     @property
     def own_mac(self) -> bytes: ...
+    @property
+    def express(self) -> Express | None: ...
 
     def send_frames(self, frames: Sequence[bytes]) -> int: ...
 
@@ -129,7 +132,8 @@ class LanPort(Upper):
 
     `counters`: of this card, through all its drivers: ``tx.*``, ``rx.*``, ``drop.tx.<reason>``, ``drop.rx.<reason>``.
     role: BRIDGE where a bridge is attached: frames of and to other addresses pass.  shared_lid: the LID in the address
-    of the card that this one is a part of; 0: it is a card of its own.  `become` sets both.
+    of the card that this one is a part of; 0: it is a card of its own.  `become` sets both.  sink: where who is
+    attached takes the frames of `express`, beside those that he receives as all others do; None: all come in that way.
     """
 
     def __init__(self, number: int, mtu: int) -> None:
@@ -140,6 +144,7 @@ class LanPort(Upper):
         self.last_error = ""
         self.role = Role.NONE
         self.shared_lid = 0
+        self.sink: FrameSink | None = None
         self._mac = bytes(6)
         self._driver: CardDriver | None = None
 
@@ -160,6 +165,16 @@ class LanPort(Upper):
     @property
     def link(self) -> bool:
         return self._driver is not None
+
+    @property
+    def express(self) -> Express | None:
+        """The short way of frames to one peer, for who reads and writes a device; None while the card is down."""
+        return None if self._driver is None else self._driver.express
+
+    def detach(self) -> None:
+        """Implements `EthernetPort.detach`."""
+        self.sink = None
+        super().detach()
 
     @property
     def driver(self) -> CardDriver | None:

@@ -35,7 +35,7 @@ class Receiver:
 
     def __init__(self, station: Station) -> None:
         self._station = station
-        self._inbox: list[bytes] = []
+        self.inbox: list[bytes] = []
         self._buckets: dict[int, TokenBucket] = {}
         config = station.config
         self.reassembly = Reassembly(
@@ -173,7 +173,7 @@ class Receiver:
             station.foreign.learn(body[6:12], lid, station.clock.now())
         station.counters["rx.frames"] += 1
         station.counters["rx.bytes"] += len(body)
-        self._inbox.append(body)
+        self.inbox.append(body)
 
     def _fault(self, frame: bytes, header: bytes) -> str:
         size = len(frame)
@@ -228,10 +228,10 @@ class Receiver:
 
     def finished(self) -> None:
         """Everything that had come was looked at: hand the frames up, with no lock held."""
-        if not self._inbox:
+        if not self.inbox:
             return
         with self._station.engine:
-            frames, self._inbox = self._inbox, []
+            frames, self.inbox = self.inbox, []
         if frames and not self._station.card.deliver(frames):
             self._station.counters["drop.rx.nobody"] += len(frames)
 

@@ -21,10 +21,11 @@ from typing import Any
 from verbena.errors import VerbError
 from verbena.lan.config import LanConfig
 from verbena.lan.datagrams import QKEY, DatagramSender, cut
+from verbena.lan.express import Express
 from verbena.lan.message import HEADER, HEADER_SIZE, OFFLOAD_SIZE, VERSION, Flags, Kind
 from verbena.lan.pools import Message, MessagePool, ReceivePool
 from verbena.lan.ways import Way
-from verbena.transport.kinds import CompletionOpcode, QPType, WROpcode
+from verbena.transport.kinds import CompletionOpcode, Notify, QPType, WROpcode
 from verbena.transport.work import RecvRequest, WorkRequest
 from verbena.verbs.context import Context
 from verbena.verbs.one_at_a_time import OneAtATime
@@ -42,6 +43,7 @@ RECEIVED_DATAGRAM, RECEIVED_FRAME = 3 << 60, 4 << 60
 KINDS = 7 << 60
 SMALLEST_PACKET = 256
 POLL = 64
+ANY = int(Notify.ANY)
 
 Arrived = Callable[[int, int, int, Any], None]
 """Called with what came: source LID, source queue pair, service level, and a view of the message with its header."""
@@ -71,7 +73,11 @@ class TransportServices:
 
     counters: shared with the driver.  arrived: called with each message that came.  room: called when a message slot
     is free again after `make` had none.  channel_failed: called with a channel whose queue pair has failed.  broken:
-    called when no datagrams can be sent any more.
+    called when no datagrams can be sent any more.  `express`: the short way of frames, if there is one; whoever sets it
+    lets the library close it.
+
+    Sent frames complete on a queue of their own, which is looked at when the next one is sent: no event is made of what
+    nobody waits for.
     """
 
     def __init__(
@@ -99,26 +105,29 @@ class TransportServices:
         self._channel_failed = channel_failed
         self._broken = broken
         self._port_number = port_number
-        self._next_number = 0
+        self.number = 0  # of the message that was made last
         self._starved = False
+        self.express: Express | None = None
         self.open = True
         self.packet = context.query_port(port_number).active_mtu
         most_pieces = -(-(config.largest_message - HEADER_SIZE) // (SMALLEST_PACKET - HEADER_SIZE))
-        self._lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
+        self.lead = HEADER_SIZE * most_pieces  # the fragments' headers stand before the message
         self._open_queues(self.packet)
 
     def _open_queues(self, packet: int) -> None:
         config, context = self.config, self.context
         self.pd = context.alloc_pd()
         depth = config.datagram_receives + config.frame_receives + config.send_depth
-        depth += config.channel_depth * min(config.max_channels, config.send_messages) + config.send_messages
         self.cq = context.create_cq(depth)
-        self.messages = MessagePool(self.pd, config.send_messages, self._lead + config.largest_message)
+        frames = config.channel_depth * min(config.max_channels, config.send_messages) + config.send_messages
+        self.sent_cq = context.create_cq(frames)
+        self._cq_index = self.cq.index
+        self.messages = MessagePool(self.pd, config.send_messages, self.lead + config.largest_message)
         self.control = MessagePool(self.pd, CONTROL_MESSAGES, CONTROL_SIZE)
         self._datagrams = ReceivePool(
             self.pd, config.datagram_receives, GRH_SPACE + packet, RECEIVED_DATAGRAM
         )
-        self._frames = ReceivePool(self.pd, config.frame_receives, config.largest_message, RECEIVED_FRAME)
+        self.receives = ReceivePool(self.pd, config.frame_receives, config.largest_message, RECEIVED_FRAME)
         self.datagram_qp = self.pd.create_qp(
             QPType.UD,
             self.cq,
@@ -134,11 +143,13 @@ class TransportServices:
         )
         self.datagram_qp.activate(qkey=QKEY, port_num=self._port_number)
         self.datagram_qp.post_recv_many(self._datagrams.requests)
-        for request in self._frames.requests:
+        for request in self.receives.requests:
             self.shared.post_recv(request)
-        notified = OneAtATime(self._engine, self._completed)
-        context.adapter.cq_sinks[self.cq.index] = lambda asked: notified()
+        sinks = context.adapter.cq_sinks
+        sinks[self.cq.index] = OneAtATime(self._engine, self._completed)
+        sinks[self.sent_cq.index] = OneAtATime(self._engine, self._sent)
         self.cq.req_notify()
+        self.sent_cq.req_notify(kind=Notify.ERROR)
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -147,17 +158,16 @@ class TransportServices:
 
         This is the one copy on the way out: from the caller's buffer into registered memory.
         """
-        message = self.messages.take()
+        message = self.take_message()
         if message is None:
-            self._starved = True
             return None
         length = len(frame)
         if offload:
             flags |= OFFLOAD
             length += OFFLOAD_SIZE
-        self._next_number = message.number = (self._next_number + 1) & 0xFFFFFFFF
+        message.number = self.next_number()
         message.length = HEADER_SIZE + length
-        at = message.at + self._lead
+        at = message.at + self.lead
         buf = self.messages.buf
         HEADER.pack_into(buf, at, FRAME, flags, lid, message.number, length, 0)
         at += HEADER_SIZE
@@ -167,13 +177,27 @@ class TransportServices:
         buf[at : at + len(frame)] = frame
         return message
 
+    def take_message(self) -> Message | None:
+        """A slot for a message; None when all are in use (`room` is called later)."""
+        self.take_sent()
+        message = self.messages.take()
+        if message is None:
+            self._starved = True
+            self._watch_sent()
+        return message
+
+    def next_number(self) -> int:
+        """That of the message which is made next."""
+        self.number = (self.number + 1) & 0xFFFFFFFF
+        return self.number
+
     def send_control(self, lid: int, kind: Kind, body: bytes, ways: Sequence[Way]) -> bool:
         """Send a short message of a kind of its own to some destinations; False when all slots are in use."""
         message = self.control.take()
         if message is None:
             self.counters["drop.tx.control"] += 1
             return False
-        self._next_number = number = (self._next_number + 1) & 0xFFFFFFFF
+        number = self.next_number()
         buf, at = self.control.buf, message.at
         HEADER.pack_into(buf, at, VERSION << 4 | kind, 0, lid, number, len(body), 0)
         buf[at + HEADER_SIZE : at + HEADER_SIZE + len(body)] = body
@@ -190,7 +214,7 @@ class TransportServices:
             message.release()
             return
         packet = min([way.mtu for way in ways])
-        pieces = cut(message, self._lead, min(packet, self.packet) - HEADER_SIZE)
+        pieces = cut(message, self.lead, min(packet, self.packet) - HEADER_SIZE)
         if len(pieces) > 1:
             self.counters["tx.fragmented"] += 1
         self._sender.add(message, ways, pieces)
@@ -202,6 +226,7 @@ class TransportServices:
         config = self.config
         qp = self.pd.create_qp(
             QPType[config.service],
+            self.sent_cq,
             self.cq,
             max_send_wr=config.channel_depth,
             max_recv_wr=0,
@@ -220,16 +245,32 @@ class TransportServices:
                 message.release()
             else:
                 channel.waiting.append(message)
+                self._watch_sent()
             return
-        piece = self.messages.sge(message, self._lead, message.length)
+        piece = self.messages.sge(message, self.lead, message.length)
         channel.in_flight.append(message)
         self.counters["posts.channel"] += 1
         try:
             channel.qp.post_send(WorkRequest(SENT_FRAME | channel.qp.qp_num, WROpcode.SEND, [piece]))
-        except VerbError:  # it has failed, and nobody has looked at its completions yet
-            channel.in_flight.pop().release()
-            self.counters["drop.tx.channel_failed"] += 1
-            self._channel_failed(channel)
+        except VerbError:
+            self.not_posted(channel)
+
+    def not_posted(self, channel: Channel) -> None:
+        """A channel did not take its last message: it has failed, and nobody has looked at its completions yet."""
+        channel.in_flight.pop().release()
+        self.counters["drop.tx.channel_failed"] += 1
+        self._channel_failed(channel)
+
+    def take_sent(self) -> None:
+        """Look at the frames that were sent."""
+        while self.open and (entries := self._engine.poll(self.sent_cq.index, POLL)):
+            for entry in entries:
+                self._frame_sent(entry)
+
+    def _watch_sent(self) -> None:
+        """Somebody waits for a frame to be sent."""
+        self.sent_cq.req_notify()
+        self.take_sent()  # those that were before that was asked for raise no event
 
     def _frame_sent(self, entry: Any) -> None:
         channel = self.channels.get(entry.wr_id & ~KINDS)
@@ -265,19 +306,30 @@ class TransportServices:
                 self._take_all()
         self._guarded(self._finished)
 
+    def _sent(self) -> None:
+        """Frames have been sent that somebody waits for, or one has failed."""
+        with self._engine:
+            if self.open:
+                waited_for = self._starved or any(channel.waiting for channel in self.channels.values())
+                self.sent_cq.req_notify(kind=Notify.ANY if waited_for else Notify.ERROR)
+                self.take_sent()
+                self._tell_of_room()
+
     def _take_all(self) -> None:
         """Everything that has completed.  Where a queue cannot be filled up any more, the library is opened anew."""
         try:
-            self.cq.req_notify()
+            self._engine.arm(self._cq_index, ANY)
             self._take_entries()
         except VerbError:
             self._sender.fail()
 
     def _take_entries(self) -> None:
         """Everything that has completed; receive buffers go back to their queues in one go."""
-        poll, index = self._engine.poll, self.cq.index
+        poll, index = self._engine.poll, self._cq_index
         more = True
         while more and self.open:
+            if self.express is not None:
+                self.express.take()
             entries = poll(index, POLL)
             more = len(entries) == POLL  # what completes from now on is notified anew
             datagrams: list[RecvRequest] = []
@@ -293,19 +345,21 @@ class TransportServices:
                         self._sender.fail()
                 elif kind == RECEIVED_FRAME:
                     self._frame(entry, number & 0xFFFF)
-                elif kind == SENT_DATAGRAM:
-                    self._sender.completed(entry.ok)
                 else:
-                    self._frame_sent(entry)
+                    self._sender.completed(entry.ok)
                 if not self._still_open():
                     return
             if datagrams:
                 self.datagram_qp.post_recv_many(datagrams)
         if self.open:
-            self._sender.pump()
-            if self._starved and self.messages.free:
-                self._starved = False
-                self._room()
+            if self._sender.jobs:
+                self._sender.pump()
+            self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        if self._starved and self.messages.free:
+            self._starved = False
+            self._room()
 
     def _still_open(self) -> bool:
         """What was done with a message may have closed everything."""
@@ -327,10 +381,10 @@ class TransportServices:
             if channel is None:
                 self.counters["drop.rx.closed_channel"] += 1
             else:
-                at = place * self._frames.size
-                self._guarded(self._arrived_frame, channel, self._frames.buf[at : at + entry.byte_len])
+                at = place * self.receives.size
+                self._guarded(self._arrived_frame, channel, self.receives.buf[at : at + entry.byte_len])
         if self.open and self.shared.is_open:  # nobody has to be driven for it
-            self._engine.post_shared(self.shared.index, self._frames.requests[place])
+            self._engine.post_shared(self.shared.index, self.receives.requests[place])
 
     def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
         """Nothing that a peer sends may end the receive path."""
@@ -351,11 +405,14 @@ class TransportServices:
             if not self.open:
                 return
             self.open = False
+            if self.express is not None:
+                self.express.close()
         for channel in list(self.channels.values()):
             self.close_channel(channel)
         self.datagram_qp.close()
         self.shared.close()
-        for pool in (self.messages, self.control, self._datagrams, self._frames):
+        for pool in (self.messages, self.control, self._datagrams, self.receives):
             pool.close()
         self.cq.close()
+        self.sent_cq.close()
         self.pd.close()

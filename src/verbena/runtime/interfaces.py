@@ -188,6 +188,14 @@ class InterfaceUser:
         self.counters["tx.bytes"] += size
         return frames
 
+    def _frames_of(self, frame: bytes, header: bytes | None) -> list[bytes]:
+        """One frame that was read elsewhere, its header or None if it is finished: as `_read` returns it."""
+        frames: list[bytes] = []
+        self._take(memoryview(frame), header or PLAIN, frames)
+        self.counters["tx.frames"] += len(frames)
+        self.counters["tx.bytes"] += len(frame)
+        return frames
+
     def _take(self, view: memoryview, header: bytes, frames: list[bytes]) -> None:
         if header in (PLAIN, NOTHING):
             frames.append(bytes(view))

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from verbena.lan.port import EthernetPort, PortEvent
+from verbena.lan.port import EthernetPort, LanPort, PortEvent
 from verbena.runtime.interfaces import BURST, TURN, Interface, InterfaceReader, InterfaceUser
+from verbena.runtime.tap import Tap
+from verbena.runtime.tap_lane import TapLane
 
 SMALL = 1000
+AT_ONCE_BYTES = 128 << 10
+"""Three large frames: what a port's send queue holds, and a link carries before anybody could wait for it."""
 
 
 class Attendable(Protocol):
@@ -46,7 +50,11 @@ class InterfaceEnd(InterfaceUser):
         self.port = port
         self._fabric = fabric
         self._rest: list[bytes] = []
+        self._starved = False
+        self._lane: TapLane | None = None
         port.attach(self._write_all, self._changed)
+        if isinstance(port, LanPort) and isinstance(interface, Tap) and offload >= interface.offload:
+            self._lane = port.sink = TapLane(interface.fileno(), interface.offload, interface.counters)
         interface.set_carrier(port.link)
         self._readdress()
         assert self._reader is not None
@@ -55,29 +63,53 @@ class InterfaceEnd(InterfaceUser):
     def _pass_on(self) -> bool:
         """Hand the port what the system has sent, a burst at a time."""
         most = 1  # the first goes on at once; if there are more by then, they come together
+        fabric = self._fabric
         for _ in range(TURN):
             if not self._open:
                 break
-            frames = self._rest or self._read(most)
-            if not frames:
-                break
-            is_alone = most == 1 and len(frames[0]) < SMALL
-            most = BURST
-            if self._fabric is None:
-                taken = self.port.send_frames(frames)
-            else:
-                self._fabric.attend()
-                try:
-                    taken = self.port.send_frames(frames)
-                finally:
-                    self._fabric.attended()
-            self._rest = frames[taken:]
-            if self._rest:
+            if fabric is not None:
+                fabric.attend()
+            try:
+                more = self._short_way() if self._lane is not None and not self._rest else self._burst(most)
+            finally:
+                if fabric is not None:
+                    fabric.attended()
+            if self._rest or self._starved:
+                self._starved = False
                 self.counters["tx.stopped"] += 1
                 return False
-            if is_alone:
-                break  # whether there are more, the reader hears as soon
+            if not more:
+                break
+            most = BURST
         return True
+
+    def _burst(self, most: int) -> bool:
+        """Read some frames, and send them; False if there is, as far as is known, nothing more to read."""
+        frames = self._rest or self._read(most)
+        if not frames:
+            return False
+        taken = self.port.send_frames(frames)
+        self._rest = frames[taken:]
+        # Whether there is more behind a small one, the reader hears as soon.
+        return most > 1 or len(frames[0]) >= SMALL
+
+    def _short_way(self) -> bool:
+        """The same without copies, as far as that goes."""
+        lane, port = self._lane, self.port
+        assert lane is not None
+        assert isinstance(port, LanPort)
+        express = port.express
+        if express is None:
+            return self._burst(BURST)
+        if lane.read(express, BURST, AT_ONCE_BYTES):
+            express.kick()
+        if lane.closed:
+            return self._burst(BURST)
+        if lane.left is not None:
+            frames = self._frames_of(*lane.left)
+            self._rest = frames[port.send_frames(frames) :]
+        self._starved = lane.starved
+        return not lane.drained
 
     def _changed(self, event: PortEvent, detail: bytes) -> None:
         """Called by the port, perhaps with locks held: what takes time, the thread does."""
@@ -98,4 +130,6 @@ class InterfaceEnd(InterfaceUser):
     def close(self) -> None:
         """Part them.  The interface stays; its owner closes it."""
         self.port.detach()
+        if self._lane is not None:
+            self._lane.close()
         self._stop()

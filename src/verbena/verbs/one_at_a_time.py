@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 class OneAtATime:
     """Calls `work`, and again when it was called for meanwhile: calls neither nest nor are missed.
 
-    guard: protects the two flags; `work` is called without it.
+    guard: protects the two flags; `work` is called without it.  It can be a completion queue's sink as it stands.
     """
 
     def __init__(self, guard: AbstractContextManager[object], work: Callable[[], None]) -> None:
@@ -18,7 +18,7 @@ class OneAtATime:
         self._busy = False
         self._missed = False
 
-    def __call__(self) -> None:
+    def __call__(self, asked: bool = True) -> None:
         with self._guard:
             if self._busy:
                 self._missed = True

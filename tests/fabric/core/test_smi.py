@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from fabric.core.nets import Net
+from fabric.core.nets import Net, packet
 from verbena import wire
 
 
@@ -47,6 +49,24 @@ def test_there_and_back(flits: bool, hops: int) -> None:
     assert back_at == host
     assert back[28 + 6] == 0
     assert net.balanced()
+
+
+def test_the_variant_crc_of_every_size() -> None:
+    """Of short packets it comes from tables, of long ones from folding 64 or 256 bytes at a time: always the same."""
+    net = Net()
+    one = net.switch()
+    net.host(one)
+    net.host(one)
+    net.route()
+    net.activate()
+    random = Random(7)
+    for size in (*range(0, 1400, 4), *range(1400, 4097, 100)):
+        whole = packet(2, random.randbytes(size))
+        assert net.core.inject(net.hosts[0], whole)
+        (delivery,) = net.settle()
+        got = delivery[2]
+        assert got[:-2] == whole
+        assert got[-2:] == wire.vcrc(whole).to_bytes(2, "big")
 
 
 def test_a_way_that_does_not_exist_is_counted() -> None:
