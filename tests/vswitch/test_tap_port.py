@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
 import pytest
 
+from tap_lab import ping
 from verbena import _pure
 from verbena.runtime import namespaces
 from verbena.runtime.rtnetlink import LinkControl
@@ -65,6 +67,10 @@ class Lab:
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
+    def ping(self, number: int, address: str) -> None:
+        """Echoes, all answered."""
+        ping(partial(self.run, number), address)
+
     def socket(self, number: int, kind: int) -> socket.socket:
         sock = namespaces.inside(f"{self.name}-{number}", lambda: socket.socket(socket.AF_INET, kind))
         sock.settimeout(30)
@@ -91,7 +97,7 @@ def test_programs_in_namespaces_talk_through_the_switch(offload: bool) -> None:
     with lab(offload) as made:
         made.host(1)
         made.host(2)
-        assert " 0% packet loss" in made.run(1, "ping", "-c", "5", "-i", "0.05", "-W", "5", "10.87.0.2")
+        made.ping(1, "10.87.0.2")
         data = os.urandom(3_000_000 if _pure.compiled() else 300_000)
         with made.socket(2, socket.SOCK_STREAM) as server, made.socket(1, socket.SOCK_STREAM) as client:
             server.bind(("10.87.0.2", 5_000))
@@ -215,7 +221,7 @@ def test_a_shaper_of_somebody_else_does_not_end_the_switch() -> None:
         for _ in range(3):
             made.run(1, "ping", "-c", "20", "-i", "0.002", "-s", "1400", "-W", "5", "10.87.0.2")
         eventually(lambda: driver.counters().get("shaper_refused"), "it is counted")
-        made.run(2, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.1")
+        made.ping(2, "10.87.0.1")
 
 
 def test_no_more_goes_out_than_the_rate_of_a_port() -> None:
@@ -256,7 +262,7 @@ def test_vlans_separate_hosts_and_a_trunk_has_tags() -> None:
         made.host(3, pvid=10, vlans=ten)
         driver, trunk = card_pair(1 << 16)
         made.loop.add(driver, PortConfig("trunk", (mac(9),), vlans=ten | twenty, tagged=True))
-        assert " 0% packet loss" in made.run(1, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.3")
+        made.ping(1, "10.87.0.3")
         sock = made.socket(2, socket.SOCK_DGRAM)
         sock.bind(("10.87.0.2", UDP_PORT))
         sock.sendto(b"?", ("10.87.0.1", UDP_PORT))  # asks who that is, of VLAN 20 only
@@ -293,7 +299,7 @@ def test_a_namespace_that_somebody_removes_stops_nobody() -> None:
         for _ in range(500):
             sock.sendto(bytes(1000), ("10.87.0.2", UDP_PORT))
         eventually(lambda: made.loop.status()["ports"]["h2"]["tx_frames"] >= before + 500, "all of it goes")
-        assert " 0% packet loss" in made.run(1, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.3")
+        made.ping(1, "10.87.0.3")
         assert made.loop.switch.losses() == {}
         sock.close()
 
@@ -307,5 +313,5 @@ def test_an_interface_that_is_down_refuses_and_that_is_told() -> None:
         sender.send_all([datagram(9, 1, 100)] * 50, timeout=30)
         eventually(lambda: driver.counters()["refused_by_kernel"] >= 50, "each is refused, and counted")
         made.run(1, "ip", "link", "set", "vsw0", "up")
-        assert " 0% packet loss" in made.run(2, "ping", "-c", "2", "-i", "0.05", "-W", "5", "10.87.0.1")
+        made.ping(2, "10.87.0.1")
         sender.close()

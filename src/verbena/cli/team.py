@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
-import os
-import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,13 @@ from verbena.cli.proxy import serve
 from verbena.cli.standing import until_interrupted
 from verbena.errors import SystemLimitError, VerbenaError
 from verbena.runtime.real_team import ProxyConfig, RealTeam
+from verbena.runtime.status_socket import StatusSocket, connected, told
 from verbena.scenario.team_file import load_team
 from verbena.team.driver import TeamEvent
 from verbena.team.offload.states import Path as Way
 
-LONGEST = 4096
+PATIENCE_S = 10.0
+LARGEST = 16 << 20
 
 
 def answer(team: RealTeam, request: dict[str, Any]) -> dict[str, Any]:
@@ -51,33 +51,19 @@ def answer(team: RealTeam, request: dict[str, Any]) -> dict[str, Any]:
     return team.status()
 
 
-def _serve(team: RealTeam, server: socket.socket) -> None:
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        with connection, contextlib.suppress(OSError, ValueError):
-            connection.settimeout(2)
-            request = json.loads(connection.makefile("rb").readline(LONGEST))
-            reply = answer(team, request if isinstance(request, dict) else {})
-            connection.sendall(json.dumps(reply).encode() + b"\n")
-
-
 def ask(control: str, what: str, name: str = "") -> int:
     """Ask a running team, and print what it says."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
-        try:
-            connection.connect(control)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise SystemLimitError(
-                f"no team answers at {control} ({why}): `verbena team up FILE` runs one, -c names its socket"
-            ) from None
+    try:
+        connection = connected(Path(control), PATIENCE_S)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise SystemLimitError(
+            f"no team answers at {control} ({why}): `verbena team up FILE` runs one, -c names its socket"
+        ) from None
+    with connection:
         try:
             connection.sendall(json.dumps({"what": what, "name": name}).encode() + b"\n")
-            reply = json.loads(connection.makefile("rb").readline())
+            reply = told(connection, LARGEST)
         except (OSError, ValueError):
             raise SystemLimitError(f"the team at {control} has not answered: it may just be ending") from None
     if "error" in reply:
@@ -116,45 +102,45 @@ def tables(status: dict[str, Any]) -> Group:
 def up(file: str, control: str, quiet: bool) -> int:
     """Run a team until interrupted."""
     config = load_team(file)
-    server = _control(control)
+    running: list[RealTeam] = []
+
+    def told_of(question: bytes) -> dict[str, Any]:
+        request = json.loads(question)
+        if not running:
+            return {"error": "the team is still coming up"}
+        return answer(running[0], request if isinstance(request, dict) else {})
+
+    server = _control(control, told_of)
     console = Console()
     try:
         with until_interrupted() as stop, RealTeam(config) as team:
             for one in config.proxies:
                 _proxy(team, one)
-            threading.Thread(target=_serve, args=(team, server), daemon=True).start()
+            running.append(team)
             if quiet or not console.is_terminal:
                 _print_events(team, stop)
             else:
                 with Live(tables(team.status()), console=console, refresh_per_second=4) as live:
                     while not stop.wait(0.5):
                         live.update(tables(team.status()))
+            running.clear()
     finally:
         server.close()
-        with contextlib.suppress(OSError):
-            os.unlink(control)
     return 0
 
 
-def _control(path: str) -> socket.socket:
+def _control(path: str, answer: Callable[[bytes], dict[str, Any]]) -> StatusSocket:
     """The control socket; one that a team which was killed has left goes."""
-    server = socket.socket(socket.AF_UNIX)
+    place = Path(path)
     try:
-        if Path(path).is_socket():
-            with socket.socket(socket.AF_UNIX) as other:
-                other.settimeout(2)
-                if other.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT):
-                    raise SystemLimitError(f"a team runs already at {path}: -c gives this one another socket")
-            os.unlink(path)
-        server.bind(path)
-        server.listen(4)
+        if place.is_socket():
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                connected(place, PATIENCE_S).close()
+                raise SystemLimitError(f"a team runs already at {path}: -c gives this one another socket")
+            place.unlink(missing_ok=True)
+        return StatusSocket(place, answer, questions=True, name="verbena team status")
     except OSError as error:
-        server.close()
-        raise SystemLimitError(f"control socket {path}: {error.strerror}") from None
-    except SystemLimitError:
-        server.close()
-        raise
-    return server
+        raise SystemLimitError(f"control socket {path}: {error.strerror or error}") from None
 
 
 def _proxy(team: RealTeam, config: ProxyConfig) -> None:
