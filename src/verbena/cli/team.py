@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,15 @@ def tables(status: dict[str, Any]) -> Group:
 def up(file: str, control: str, quiet: bool) -> int:
     """Run a team until interrupted."""
     config = load_team(file)
-    running: list[RealTeam] = []
+    running: Future[RealTeam] = Future()
 
     def told_of(question: bytes) -> dict[str, Any]:
         request = json.loads(question)
-        if not running:
-            return {"error": "the team is still coming up"}
-        return answer(running[0], request if isinstance(request, dict) else {})
+        try:
+            team = running.result(PATIENCE_S)
+        except (TimeoutError, CancelledError):
+            return {"error": "the team has not come up"}
+        return answer(team, request if isinstance(request, dict) else {})
 
     server = _control(control, told_of)
     console = Console()
@@ -116,15 +118,15 @@ def up(file: str, control: str, quiet: bool) -> int:
         with until_interrupted() as stop, RealTeam(config) as team:
             for one in config.proxies:
                 _proxy(team, one)
-            running.append(team)
+            running.set_result(team)
             if quiet or not console.is_terminal:
                 _print_events(team, stop)
             else:
                 with Live(tables(team.status()), console=console, refresh_per_second=4) as live:
                     while not stop.wait(0.5):
                         live.update(tables(team.status()))
-            running.clear()
     finally:
+        running.cancel()
         server.close()
     return 0
 
