@@ -130,3 +130,14 @@ def test_what_was_never_complete_is_no_share_of_the_picture(tmp_path: Path) -> N
         "lossless: answers": 1,
     }
     assert list(lines["lossy: answers"].get_xdata()) == [1, 2]
+
+
+def test_a_file_of_another_kind_is_told_its_own_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fabric.yaml"
+    file.write_text("name: x\nhosts: []\nvswitch: {}\n")
+    assert execute(["vswitch", "report", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert "unknown key 'hosts': known here are " in told
+    assert "did you mean hosts" not in told

@@ -93,7 +93,9 @@ def parse_model(
     try:
         found = model.model_validate(document.data)
     except ValidationError as error:
-        raise _error(path, [document.explain(each) for each in error.errors(include_url=False)]) from None
+        raise _error(
+            path, [document.explain(each, model) for each in error.errors(include_url=False)]
+        ) from None
     if mistakes := [(document.line(where), message) for where, message in wrong(found)]:
         raise _error(path, mistakes)
     return found
@@ -221,8 +223,8 @@ class _Document:
                 break
         return place
 
-    def explain(self, error: ErrorDetails) -> tuple[int, str]:
-        """A mistake that pydantic found: its line, and a sentence."""
+    def explain(self, error: ErrorDetails, model: type[BaseModel] = FabricFile) -> tuple[int, str]:
+        """A mistake that pydantic found in a file of that model: its line, and a sentence."""
         where: Path = error["loc"]
         kind = error["type"]
         own = self._own(where)
@@ -230,7 +232,7 @@ class _Document:
             (str(part) for part in reversed(where) if isinstance(part, str) and part not in KINDS), ""
         )
         if kind == "extra_forbidden":
-            return self.line(where, of_key=True), f"unknown key {_short(name)}{_known(where, name)}"
+            return self.line(where, of_key=True), f"unknown key {_short(name)}{_known(where, name, model)}"
         if kind == "missing":
             return self.line(where[:-1]), f"the key {name} is missing here"
         if kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -249,9 +251,9 @@ class _Document:
         return value
 
 
-def _known(where: Path, name: str) -> str:
+def _known(where: Path, name: str, whole: type[BaseModel]) -> str:
     words = tuple(part for part in where[:-1] if isinstance(part, str))
-    model = MODELS.get(words)
+    model = MODELS.get(words) if words else whole
     if model is None:
         return ""
     keys = [field.alias or key for key, field in model.model_fields.items()]
