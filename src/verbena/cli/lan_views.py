@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from verbena.cli.tables import titled
+
 MOST_COUNTERS = 12
 
 
@@ -19,18 +21,11 @@ def show(found: dict[str, Any]) -> None:
         console.print(table)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
 def _nodes(found: dict[str, Any]) -> Table:
     masters = ", ".join(found["subnet_managers"]) or "nobody"
     config = found["config"]
     title = f"nodes: MTU {config['mtu']}, {config['service']}, channels: {config['policy']}, "
-    table = _table(
+    table = titled(
         title + f"subnet manager on {masters}", "node", "card", "address", "interface", "link", "network"
     )
     for member in found["members"]:
@@ -47,7 +42,7 @@ def _nodes(found: dict[str, Any]) -> Table:
 
 
 def _channels(members: Iterable[dict[str, Any]]) -> Table:
-    table = _table("channels", "node", "to LID", "address", "state", "path", "channel", "datagram QP")
+    table = titled("channels", "node", "to LID", "address", "state", "path", "channel", "datagram QP")
     for member in members:
         for peer in member["peers"]:
             channel = peer["channel"]
@@ -64,7 +59,7 @@ def _channels(members: Iterable[dict[str, Any]]) -> Table:
 
 
 def _resolved(members: Iterable[dict[str, Any]]) -> Table:
-    table = _table("ARP and neighbour tables", "node", "network address", "Ethernet address")
+    table = titled("ARP and neighbour tables", "node", "network address", "Ethernet address")
     for member in members:
         for address, mac in member["neighbours"].items():
             table.add_row(member["adapter"], address, mac)
@@ -72,7 +67,7 @@ def _resolved(members: Iterable[dict[str, Any]]) -> Table:
 
 
 def _counters(members: Iterable[dict[str, Any]]) -> Table:
-    table = _table("counters", "node", "sent", "received", "dropped", "posts")
+    table = titled("counters", "node", "sent", "received", "dropped", "posts")
     for member in members:
         counters, interface = member["counters"], member["interface_counters"]
         drops = {name: n for each in (counters, interface) for name, n in each.items() if "drop" in name}

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from verbena.cli.tables import titled
+
 MOST = 1 << 59
 """A mark that stands for none."""
 
@@ -20,18 +22,11 @@ def show(found: dict[str, Any]) -> None:
         console.print(sentence)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
 def _ports(found: dict[str, Any]) -> Table:
     config = found["config"]
     classes = ", ".join(map(str, config.get("lossless", []))) or "none"
     title = f"ports: MTU {config.get('mtu', 0)}, lossless classes: {classes}"
-    table = _table(title, "port", "where", "up", "came", "went", "pauses", "slept and woken")
+    table = titled(title, "port", "where", "up", "came", "went", "pauses", "slept and woken")
     for port in found["ports"]:
         state = port["state"] or {}
         kind = port["kind"] + (", physical" if port["physical"] else "")
@@ -49,7 +44,7 @@ def _ports(found: dict[str, Any]) -> Table:
 
 
 def _queues(found: dict[str, Any]) -> Table:
-    table = _table(
+    table = titled(
         "queues", "port", "queue", "class", "frames", "stops at", "starts at", "most", "stops", "drops"
     )
     for port in found["ports"]:
@@ -75,7 +70,7 @@ def _mark(queue: dict[str, Any], which: str) -> str:
 
 
 def _losses(found: dict[str, Any]) -> Table:
-    table = _table("losses", "whose", "where", "frames")
+    table = titled("losses", "whose", "where", "frames")
     for where, count in found["losses"].items():
         table.add_row("switch, no room", where, f"{count:,}")
     for port in [*found["ports"], *_gone(found)]:

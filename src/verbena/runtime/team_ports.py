@@ -20,6 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from verbena.errors import SystemLimitError
+from verbena.runtime.packet_socket import (
+    AUXDATA,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_AUXDATA,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_MR_PROMISC,
+    PACKET_VNET_HDR,
+    SOL_PACKET,
+    STATUS_VLAN,
+)
 from verbena.runtime.real_loop import RealLoop
 from verbena.runtime.tap import BUFFER, Tap
 from verbena.team.card import Upper
@@ -31,13 +41,7 @@ from verbena.wire.ip import ROCE_PORT
 from verbena.wire.offload import PLAIN
 
 ETH_P_ALL = 0x0003
-SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_AUXDATA, PACKET_VNET_HDR = 263, 1, 8, 15
-PACKET_IGNORE_OUTGOING = 23
-PACKET_MR_PROMISC = 1
 PACKET_OUTGOING = 4
-TP_STATUS_VLAN_VALID = 0x10
-AUXDATA = struct.Struct("=I12xHH")
-"""tpacket_auxdata: status, vlan_tci, vlan_tpid."""
 SIOCGIFHWADDR, SIOCGIFMTU, SIOCGIFINDEX, SIOCGIFFLAGS = 0x8927, 0x8921, 0x8933, 0x8913
 SIOCETHTOOL, ETHTOOL_GLINK = 0x8946, 0xA
 LOOK_NS = 1_000_000
@@ -251,8 +255,8 @@ class PacketPort(Upper):
             vlan = 0
             for level, kind, body in control:
                 if kind == PACKET_AUXDATA and level == SOL_PACKET and len(body) >= AUXDATA.size:
-                    status, tci, _ = AUXDATA.unpack_from(body)
-                    vlan = tci & 0xFFF if status & TP_STATUS_VLAN_VALID else 0
+                    status, *_, tci, _ = AUXDATA.unpack_from(body)
+                    vlan = tci & 0xFFF if status & STATUS_VLAN else 0
             view, header = self._view[: max(0, size - len(PLAIN))], bytes(self._head)
             if self.on_view is None or not self.on_view(vlan, view, header):
                 made = bytes(view) if header == PLAIN else OffloadFrame(view, header)

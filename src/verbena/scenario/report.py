@@ -86,7 +86,8 @@ def drops_by_reason(result: RunResult) -> list[tuple[str, str, int]]:
 BROKEN = ("faults.lost", "faults.duplicated", "faults.reordered", "faults.damaged", "faults.delayed")
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+def markdown_table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """The lines of a table in Markdown, and an empty one."""
     columns = list(head)
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
@@ -101,7 +102,7 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
         lines += [f"Simulated time: {duration(result.simulated_ns)}."]
     lines += ["", *(f"**Warning:** {sentence}." for sentence in result.warnings)]
     lines += ["", "## Workloads", ""]
-    lines += _table(
+    lines += markdown_table(
         ("workload", "what", "bytes", "time", "rate", "verdict"),
         (
             (
@@ -123,7 +124,7 @@ def _markdown(fabric: FabricFile, result: RunResult, picture: bool) -> list[str]
     else:
         lines += ["(With matplotlib installed, a picture would stand here.)", ""]
     lines += ["## The fabric", ""]
-    lines += _table(
+    lines += markdown_table(
         ("host", "adapter", "address", "MTU", "acknowledges"),
         (
             (host.name, adapter.name, _place(adapter, result.time), adapter.mtu, adapter.ack_policy)
@@ -150,14 +151,14 @@ def _details(outcome: Outcome) -> list[str]:
     lines: list[str] = []
     if outcome.kind == "traffic":
         numbers = [(k, _number(v)) for k, v in outcome.facts.items() if isinstance(v, int | float)]
-        lines += [f"{outcome.name}:", "", *_table(("", ""), numbers)]
+        lines += [f"{outcome.name}:", "", *markdown_table(("", ""), numbers)]
     for name, value in outcome.facts.items():
         if isinstance(value, dict) and value:
             pairs = [(key, _number(each)) for key, each in value.items()]
-            lines += [f"{outcome.name}, {name}:", "", *_table(("", ""), pairs)]
+            lines += [f"{outcome.name}, {name}:", "", *markdown_table(("", ""), pairs)]
         elif isinstance(value, list) and value:
             rows = [[_number(cell) for cell in each.values()] for each in value]
-            lines += [f"{outcome.name}, {name}:", "", *_table(value[0], rows)]
+            lines += [f"{outcome.name}, {name}:", "", *markdown_table(value[0], rows)]
     return lines
 
 
@@ -190,13 +191,15 @@ def _counters(result: RunResult) -> list[str]:
         {name for counters in result.counters.values() for name, value in counters.items() if value}
     )
     adapters = list(result.counters)
-    lines = _table(
+    lines = markdown_table(
         ("counter", *adapters),
         ((name, *(f"{result.counters[a].get(name, 0):,}" for a in adapters)) for name in names),
     )
     if result.balance:
         lines += ["Every packet is accounted for:" if result.balanced else "PACKETS ARE MISSING:", ""]
-        lines += _table(("what", "left", "right"), ((w, f"{a:,}", f"{b:,}") for w, a, b in result.balance))
+        lines += markdown_table(
+            ("what", "left", "right"), ((w, f"{a:,}", f"{b:,}") for w, a, b in result.balance)
+        )
     return lines
 
 
@@ -213,7 +216,7 @@ def _ports(result: RunResult) -> list[str]:
     ]
     if not rows:
         return []
-    shown = _table(("port", "counter", ""), rows[:MOST_PORTS])
+    shown = markdown_table(("port", "counter", ""), rows[:MOST_PORTS])
     more = [f"… and {len(rows) - MOST_PORTS:,} more, in ports.json.", ""] if len(rows) > MOST_PORTS else []
     return ["Ports where something was lost or mended:", "", *shown, *more]
 

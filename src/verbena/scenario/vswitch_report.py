@@ -18,6 +18,7 @@ from verbena.clock import Clock
 from verbena.errors import FabricFileError
 from verbena.runtime.virtual_time import VirtualTime
 from verbena.scenario.load import parse_model, read_text
+from verbena.scenario.report import markdown_table
 from verbena.scenario.vswitch_plot import draw
 from verbena.scenario.vswitch_schema import PathModel, QueryModel, SwitchFile, switch_problems
 from verbena.vswitch.cluster import Cluster
@@ -295,9 +296,9 @@ def write_report(report: Report, folder: FilePath) -> bool:
     (folder / "report.json").write_text(json.dumps(as_data(report), indent=2) + "\n")
     lines = [f"# {report.name}", "", report.when, ""]
     if report.losses:
-        lines += ["## From socket to socket", "", *_table(LOSS_HEAD, loss_lines(report.losses))]
+        lines += ["## From socket to socket", "", *markdown_table(LOSS_HEAD, loss_lines(report.losses))]
     if report.comparisons:
-        lines += ["## Workloads", "", *_table(QUERY_HEAD, query_lines(report.comparisons))]
+        lines += ["## Workloads", "", *markdown_table(QUERY_HEAD, query_lines(report.comparisons))]
         lines += [f"{c.verdict}." for c in report.comparisons]
     if picture:
         lines += ["", f"![Completion times and loss points]({PICTURE})"]
@@ -324,7 +325,3 @@ def as_data(report: Report) -> dict[str, Any]:
             for c in report.comparisons
         ],
     }
-
-
-def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(x)} |" for x in lines), ""]
